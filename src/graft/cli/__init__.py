@@ -1,0 +1,90 @@
+"""The command `graft`: one module per verb, and how a verb's end becomes an exit code.
+
+A verb is a name in `VERBS` and a module `graft.cli.NAME` with a function of that name, whose
+docstring is its help. What is heavy is imported inside that function, so that help stays quick.
+
+Exit codes: 0 done, 1 a run that failed, 2 something the user can mend, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn
+
+import typer
+
+from graft.errors import GraftError
+
+__all__ = ["VERBS", "main", "quieten"]
+
+VERBS = ("train",)  # in the order of the help
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit."""
+    given = sys.argv[1:] if arguments is None else arguments
+    words = [word for word in given if word != "--debug"]
+    verbs = words[:1] if words and words[0] in VERBS else VERBS
+    app = _make_app(verbs, debug=len(words) < len(given))
+    sys.exit(app(args=words, prog_name="graft"))
+
+
+def quieten() -> None:
+    """Keep libraries from writing between graft's own lines; for verbs that load a model."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.simplefilter("ignore")
+    import datasets
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _make_app(verbs: Sequence[str], debug: bool) -> typer.Typer:
+    app = typer.Typer(
+        help="Adapt a frozen pretrained transformer by training a few added parameters.",
+        epilog="Add --debug to see where an error comes from.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(lambda: None)  # without it, a single verb would not have to be named
+    for verb in verbs:
+        function = getattr(import_module(f"graft.cli.{verb}"), verb)
+        # Words such as `--learning_rate 1e-3` are the verb's to read, where it takes any words.
+        settings = {"ignore_unknown_options": True}
+        app.command(verb, context_settings=settings)(_ending_well(function, debug))
+    return app
+
+
+def _ending_well(function: Callable[..., None], debug: bool) -> Callable[..., None]:
+    """`function`, ending with one sentence and an exit code where it fails."""
+
+    @functools.wraps(function)
+    def verb(*args: Any, **kwargs: Any) -> None:
+        try:
+            function(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            _fail(str(stop) or "stopped.", 130)
+        except typer.Exit:
+            raise
+        except Exception as error:
+            if debug:
+                raise
+            ours = type(error).__module__.startswith("graft.")
+            message = str(error) if ours else f"{type(error).__name__}: {error} (see --debug)"
+            _fail(message, 2 if isinstance(error, GraftError) else 1)
+
+    return verb
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    print(f"graft: {message}", file=sys.stderr)
+    raise typer.Exit(code)

@@ -1,0 +1,5 @@
+"""`python -m graft.cli` is `graft`."""
+
+from graft.cli import main
+
+main()

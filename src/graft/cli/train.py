@@ -1,0 +1,53 @@
+"""`graft train`: the command line of `graft.train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["train"]
+
+
+def train(
+    run_file: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="The run file.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE | --KEY VALUE]...",
+            help="Settings that replace those of the file, such as train.learning_rate=1e-4.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run.")
+    ] = False,
+) -> None:
+    """Train an adapter as a run file says."""
+    from graft.cli import quieten
+    from graft.train.runfile import load_run_config, split_overrides
+
+    config = load_run_config(run_file, split_overrides(changes or []))
+    quieten()
+    from graft.train.report import Terminal
+    from graft.train.run import train as run
+
+    result = run(config, resume=resume, callbacks=[Terminal()])
+    for line in _closing_lines(result.summary):
+        typer.echo(line)
+    typer.echo(f"adapter ({result.summary['saved']}): {result.output_dir}")
+
+
+def _closing_lines(summary: dict[str, Any]) -> list[str]:
+    peak = summary["peak_memory_gib"]
+    lines = [
+        f"{summary['steps']:,} steps, {summary['tokens']:,} tokens in {summary['seconds']:.1f} s "
+        f"({summary['tokens_per_second']:,.0f} tokens/s)"
+        + ("" if peak is None else f", peak memory {peak:.2f} GiB")
+    ]
+    after = summary["eval_best" if summary["saved"] == "best" else "eval_last"]
+    for name, value in after.items():
+        lines.append(f"{name}: {summary['eval_before'][name]:.4g} -> {value:.4g}")
+    if summary["stopped_early"]:
+        lines.append("stopped early: the evaluation loss no longer fell")
+    return lines

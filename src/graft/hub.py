@@ -1,0 +1,229 @@
+"""Base models and tokenizers: from a folder, the Hugging Face hub or ModelScope.
+
+Code that comes with a model is never run. Weights are safetensors, or a `.bin` that transformers
+reads without unpickling objects, where there is nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from graft.config import CONFIG_NAME, TaskType
+from graft.errors import CheckpointError, ConfigError, did_you_mean
+
+__all__ = ["load_model", "load_tokenizer", "resolve"]
+
+_LOG = logging.getLogger("graft")
+
+_AUTO_CLASSES = {
+    TaskType.CAUSAL_LM: transformers.AutoModelForCausalLM,
+    TaskType.SEQ_CLS: transformers.AutoModelForSequenceClassification,
+    TaskType.SEQ_2_SEQ_LM: transformers.AutoModelForSeq2SeqLM,
+    TaskType.TOKEN_CLS: transformers.AutoModelForTokenClassification,
+    TaskType.QUESTION_ANS: transformers.AutoModelForQuestionAnswering,
+    TaskType.FEATURE_EXTRACTION: transformers.AutoModel,
+}
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
+
+def resolve(source: str, revision: str | None = None) -> str:
+    """The folder or Hugging Face id that `source` stands for; it is there.
+
+    Args:
+        source: A folder, `ORG/NAME` or `hf:ORG/NAME` on Hugging Face, `ms:ORG/NAME` on ModelScope
+            (which is downloaded).
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        ConfigError: No such folder or id.
+        CheckpointError: A folder that holds no base model.
+    """
+    kind, colon, name = source.partition(":")
+    if colon and kind == "ms":
+        return _from_modelscope(name, revision)
+    if colon and kind == "hf":
+        return _on_hugging_face(name, revision)
+    if colon and re.fullmatch(r"[a-z]{2,}", kind):
+        raise ConfigError(f"{source!r}: {kind}: is no hub. Valid: hf:ORG/NAME, ms:ORG/NAME.")
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if folder.exists():
+        raise ConfigError(f"The base model {source} is a file; give the folder that it is in.")
+    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
+    if looks_like_path:
+        siblings = [str(p) for p in folder.parent.glob("*/")] if folder.parent.is_dir() else []
+        raise ConfigError(f"There is no folder {source}.{did_you_mean(str(folder), siblings)}")
+    return _on_hugging_face(source, revision)
+
+
+def load_model(
+    source: str,
+    task_type: TaskType,
+    label_names: list[str] | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+) -> PreTrainedModel:
+    """Load a base model with the head of its task.
+
+    Args:
+        source: As in `resolve`.
+        task_type: Decides the head.
+        label_names: Names of the classes, for SEQ_CLS.
+        dtype: Of the weights; None takes that of the files.
+        revision: As in `resolve`.
+
+    Raises:
+        ConfigError: No such model.
+        CheckpointError: A model that is broken, or has no weights for what it is to do.
+    """
+    options: dict[str, Any] = {"revision": revision, "dtype": dtype or "auto"}
+    if label_names is not None:
+        options["id2label"] = dict(enumerate(label_names))
+        options["label2id"] = {name: index for index, name in enumerate(label_names)}
+    where = resolve(source, revision)
+    try:
+        model, info = _AUTO_CLASSES[task_type].from_pretrained(
+            where, trust_remote_code=False, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        raise _unreadable(source, f"a base model for {task_type}", error) from None
+    _check_missing(source, model, sorted(info["missing_keys"]), task_type)
+    if task_type is TaskType.SEQ_CLS and model.config.get_text_config().pad_token_id is None:
+        # A decoder classifies by the last token that is no padding; the collator pads the same.
+        tokenizer = load_tokenizer(source, revision)
+        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        model.config.get_text_config().pad_token_id = next(i for i in ids if i is not None)
+    return model
+
+
+def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a base model, or the one that lies beside an adapter.
+
+    Raises:
+        ConfigError: No such model.
+        CheckpointError: No tokenizer there, or a broken one.
+    """
+    is_adapter = (Path(source) / CONFIG_NAME).is_file()
+    where = source if is_adapter else resolve(source, revision)
+    try:
+        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(source, "a tokenizer", error) from None
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / CONFIG_NAME).is_file() and not (folder / "config.json").is_file():
+        base = json.loads((folder / CONFIG_NAME).read_text()).get("base_model_name_or_path")
+        raise CheckpointError(f"{folder} is an adapter, not a base model; its base is {base}.")
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is no base model: it has no config.json.")
+    if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
+        raise CheckpointError(
+            f"{folder} has no weights: expected model.safetensors (or model-*.safetensors, "
+            "pytorch_model.bin)."
+        )
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            if file.read(20).startswith(b"version https://git"):
+                raise CheckpointError(
+                    f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` there."
+                )
+
+
+def _on_hugging_face(name: str, revision: str | None) -> str:
+    """`name`, once its config is known to be there."""
+    try:
+        hf_hub_download(name, "config.json", revision=revision)
+    except HFValidationError:
+        raise ConfigError(
+            f"{name!r} is neither a folder here nor an id of the form ORG/NAME."
+        ) from None
+    except GatedRepoError:
+        raise ConfigError(
+            f"{name} asks for its licence to be accepted: do so on its page, then log in with "
+            "`hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ConfigError(
+            f"There is no folder {name} here and no model {name} on Hugging Face (or it is "
+            "private: log in with `hf auth login`)."
+        ) from None
+    except RevisionNotFoundError:
+        raise ConfigError(f"{name} has no revision {revision!r} on Hugging Face.") from None
+    except LocalEntryNotFoundError:
+        raise ConfigError(
+            f"There is no folder {name} here, the model is not in the local cache, and Hugging "
+            "Face cannot be reached. Check the connection, or set HF_ENDPOINT to a mirror."
+        ) from None
+    except EntryNotFoundError:
+        raise CheckpointError(f"{name} on Hugging Face is no base model: no config.json.") from None
+    except HfHubHTTPError as error:
+        raise ConfigError(f"Hugging Face does not give {name}: {_first_line(error)}") from None
+    return name
+
+
+def _from_modelscope(name: str, revision: str | None) -> str:
+    try:
+        from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise ConfigError(
+            f"ms:{name} needs the package modelscope: pip install 'graft-peft[modelscope]'."
+        ) from None
+    try:
+        folder = snapshot_download(name, revision=revision)
+    except Exception as error:  # the package promises no classes of errors
+        raise ConfigError(f"ModelScope does not give {name}: {_first_line(error)}") from None
+    _check_folder(Path(folder))
+    return str(folder)
+
+
+def _check_missing(
+    source: str, model: PreTrainedModel, missing: list[str], task_type: TaskType
+) -> None:
+    """Random weights are fine in a new head that is trained, and nowhere else."""
+    if missing and task_type in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM):
+        raise CheckpointError(
+            f"{source} has no weights for {missing[0]}{_and_more(missing)}; it is no {task_type} "
+            "model."
+        )
+    frozen = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
+    if frozen:
+        _LOG.warning(
+            "%s has no weights for %s%s, which stays random.", source, frozen[0], _and_more(frozen)
+        )
+
+
+def _and_more(names: list[str]) -> str:
+    return f" and {len(names) - 1} more" if len(names) > 1 else ""
+
+
+def _unreadable(source: str, what: str, error: Exception) -> CheckpointError:
+    if "trust_remote_code" in str(error):
+        return CheckpointError(f"{source} brings code of its own, which graft does not run.")
+    return CheckpointError(f"{source} cannot be read as {what}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"

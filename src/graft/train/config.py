@@ -1,0 +1,209 @@
+"""What a run is: the settings of a run file, checked.
+
+Leaf names are those of transformers' `TrainingArguments` and of PEFT's configs. Reading the file,
+overrides on the command line and the wording of errors are `runfile`'s.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from graft.config import PeftConfig, TaskType
+from graft.data.config import DataConfig
+from graft.errors import ConfigError
+from graft.methods import METHODS, make_config
+from graft.train.dialects import foreign_name
+
+__all__ = ["AdapterSettings", "RunConfig", "TrainConfig"]
+
+# transformers' schedules that are a function of the step alone, so that a run can resume.
+Schedule = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
+
+
+class TrainConfig(BaseModel):
+    """How to train: batches, optimizer, schedule, when to evaluate and save."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    output_dir: str | None = None
+    """Folder for the adapter, the checkpoints and the log."""
+
+    overwrite_output_dir: bool = False
+    """Remove the run that `output_dir` holds."""
+
+    per_device_train_batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass."""
+
+    per_device_eval_batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass of an evaluation."""
+
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    """Forward and backward passes in one optimizer step."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Highest learning rate; None takes the method's default."""
+
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's decay, of matrices; vectors such as biases and IA3's factors are left alone."""
+
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's decay of the first moment."""
+
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
+    """AdamW's decay of the second moment."""
+
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    """AdamW's epsilon."""
+
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    """Clip the gradient to this norm; 0 does not clip."""
+
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    """Passes over the training rows."""
+
+    max_steps: int = -1
+    """Optimizer steps; takes the place of `num_train_epochs` where it is above 0."""
+
+    lr_scheduler_type: Schedule = "linear"
+    """transformers' schedule of the learning rate."""
+
+    lr_scheduler_kwargs: dict[str, Any] = {}
+    """More arguments of the schedule, such as `num_cycles` or `min_lr`."""
+
+    warmup_ratio: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the steps in which the learning rate rises."""
+
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps in which the learning rate rises."""
+
+    logging_steps: int = Field(default=10, ge=1)
+    """Steps between two lines of the log."""
+
+    eval_steps: int | None = Field(default=None, ge=1)
+    """Steps between two evaluations; None evaluates after each epoch."""
+
+    save_steps: int | None = Field(default=None, ge=1)
+    """Steps between two checkpoints; None saves one after each epoch."""
+
+    save_total_limit: int | None = Field(default=None, ge=1)
+    """Keep only so many checkpoints, the newest."""
+
+    early_stopping_patience: int | None = Field(default=None, ge=1)
+    """Stop after so many evaluations in a row without a lower loss."""
+
+    load_best_model_at_end: bool = False
+    """End with the adapter of the lowest evaluation loss, not with the last one."""
+
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Of the adapter's start, the order of the rows and dropout."""
+
+    bf16: bool | None = None
+    """Hold the base model in bfloat16 or not (float32); None decides by the hardware."""
+
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @model_validator(mode="after")
+    def _one_warmup(self) -> Self:
+        if self.warmup_ratio and self.warmup_steps:
+            raise ValueError("give either warmup_ratio or warmup_steps, not both")
+        return self
+
+
+class AdapterSettings(BaseModel):
+    """One adapter: its method, and the fields of that method's config."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+
+    method: str
+    """`lora`, `ia3`, `bitfit`, `prompt_tuning`, `p_tuning` or `prefix_tuning`."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Takes the place of `train.learning_rate` for this adapter."""
+
+    def peft_config(self, task_type: TaskType) -> PeftConfig:
+        """The config that `get_peft_model` takes.
+
+        Raises:
+            ConfigError: An unknown method or field, or a value that cannot work.
+        """
+        return make_config(self.method, **{"task_type": task_type, **(self.model_extra or {})})
+
+    @model_validator(mode="after")
+    def _fields_exist(self) -> Self:
+        for name in self.model_extra or {}:
+            foreign = foreign_name(name)
+            if foreign is not None:
+                raise ConfigError(foreign)
+        make_config(self.method, **(self.model_extra or {}))
+        return self
+
+
+class RunConfig(BaseModel):
+    """A whole run file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    base_model: str
+    """The frozen model: a folder, a hub id, `hf:ORG/NAME` or `ms:ORG/NAME`."""
+
+    revision: str | None = None
+    """Branch, tag or commit of the base model on its hub."""
+
+    task_type: TaskType
+    """What the base model is for: `CAUSAL_LM`, `SEQ_CLS`, `SEQ_2_SEQ_LM`, ..."""
+
+    adapters: dict[str, AdapterSettings]
+    """The adapters to train, by name."""
+
+    data: DataConfig
+    """What to learn from."""
+
+    train: TrainConfig
+    """How to train."""
+
+    @field_validator("adapters")
+    @classmethod
+    def _one_adapter(cls, adapters: dict[str, AdapterSettings]) -> dict[str, AdapterSettings]:
+        if not adapters:
+            raise ValueError("name one adapter, such as `assistant: {method: lora}`")
+        if len(adapters) > 1:
+            raise ValueError(
+                f"this version trains one adapter a run, the file names {len(adapters)} "
+                f"({', '.join(adapters)}); give each a run of its own"
+            )
+        return adapters
+
+    @field_validator("train")
+    @classmethod
+    def _has_output_dir(cls, train: TrainConfig) -> TrainConfig:
+        if not train.output_dir:
+            raise ValueError("output_dir is missing: the folder for the adapter and the log")
+        return train
+
+    @property
+    def adapter(self) -> AdapterSettings:
+        """The one adapter of this run."""
+        return next(iter(self.adapters.values()))
+
+    def resolved(self, bf16: bool) -> RunConfig:
+        """The same run with what was left open filled in: learning rate and precision."""
+        kind = self.adapter.peft_config(self.task_type).peft_type
+        rate = self.adapter.learning_rate or self.train.learning_rate or METHODS[kind].learning_rate
+        train = self.train.model_copy(update={"learning_rate": rate, "bf16": bf16})
+        return self.model_copy(update={"train": train})

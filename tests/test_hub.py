@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from graft.config import TaskType
+from graft.errors import CheckpointError, ConfigError
+from graft.hub import load_model, load_tokenizer, resolve
+
+WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}
+SIZES = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
+
+
+def save_tokenizer(folder: Path, **special: str) -> None:
+    tokenizer = Tokenizer(models.WordLevel(WORDS, unk_token="<pad>"))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    """A Llama without a pad token, like many on the hub."""
+    folder = tmp_path_factory.mktemp("hub") / "llama"
+    torch.manual_seed(0)
+    LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, **SIZES)).save_pretrained(folder)
+    save_tokenizer(folder, eos_token="</s>")
+    return folder
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """The hub cannot be reached, and nothing was downloaded before."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+
+
+def test_a_folder_stands_for_itself(llama, monkeypatch):
+    assert resolve(str(llama)) == str(llama)
+    monkeypatch.chdir(llama.parent)
+    assert resolve("llama") == "llama"
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("./nowhere", ["no folder ./nowhere"]),
+        ("a/b/c", ["no folder a/b/c"]),
+        ("gcs:org/name", ["hf:ORG/NAME", "ms:ORG/NAME"]),
+        ("bad name!", ["neither a folder", "ORG/NAME"]),
+        ("ms:org/name", ["graft-peft[modelscope]"]),
+    ],
+)
+def test_what_is_no_base_model(source, words):
+    with pytest.raises(ConfigError) as error:
+        resolve(source)
+    for word in [*words, source.removeprefix("hf:")]:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["org/name", "hf:org/name", "gpt2"])
+@pytest.mark.usefixtures("offline")
+def test_a_hub_that_cannot_be_reached(source):
+    with pytest.raises(ConfigError, match=r"cannot be reached.*HF_ENDPOINT"):
+        resolve(source)
+
+
+def test_a_misspelt_folder_with_its_neighbour(llama):
+    with pytest.raises(ConfigError, match=rf"Did you mean {llama}"):
+        resolve(f"{llama.parent}/lama")
+    with pytest.raises(ConfigError, match="is a file"):
+        resolve(str(llama / "config.json"))
+
+
+def test_folders_that_hold_no_base_model(llama, tmp_path):
+    with pytest.raises(CheckpointError, match=r"no config\.json"):
+        resolve(str(tmp_path))
+    shutil.copy(llama / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match="has no weights"):
+        resolve(str(tmp_path))
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        resolve(str(tmp_path))
+    (tmp_path / "model.safetensors").write_text("this is no safetensors file")
+    with pytest.raises(CheckpointError, match="CAUSAL_LM"):
+        load_model(str(tmp_path), TaskType.CAUSAL_LM)
+
+
+def test_an_adapter_is_no_base_model(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(CheckpointError, match=r"is an adapter.*org/base"):
+        resolve(str(tmp_path))
+
+
+def test_a_config_that_is_no_json(llama, tmp_path):
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(str(tmp_path), TaskType.CAUSAL_LM)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, None])
+def test_loads_the_weights_in_the_dtype_asked_for(llama, dtype):
+    model = load_model(str(llama), TaskType.CAUSAL_LM, dtype=dtype)
+    assert isinstance(model, LlamaForCausalLM)
+    assert model.dtype is (dtype or torch.float32)  # None: as saved
+    torch.testing.assert_close(
+        model.model.embed_tokens.weight.float(),
+        LlamaForCausalLM.from_pretrained(llama).model.embed_tokens.weight,
+        rtol=1e-2,
+        atol=1e-3,
+    )
+
+
+def test_only_safe_files_are_read(llama, tmp_path):
+    """A .bin is read where there is nothing else, but never anything that runs code."""
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    model = LlamaForCausalLM.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    loaded = load_model(str(tmp_path), TaskType.CAUSAL_LM)
+    assert torch.equal(loaded.lm_head.weight, model.lm_head.weight)
+    torch.save({"lm_head.weight": Path("a pickled object")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_model(str(tmp_path), TaskType.CAUSAL_LM)
+
+
+def test_a_classifier_knows_its_labels_and_its_padding(llama, tmp_path):
+    model = load_model(str(llama), TaskType.SEQ_CLS, label_names=["no", "yes", "maybe"])
+    assert model.config.num_labels == 3
+    assert model.config.id2label == {0: "no", 1: "yes", 2: "maybe"}
+    assert model.config.label2id == {"no": 0, "yes": 1, "maybe": 2}
+    assert model.config.pad_token_id == WORDS["</s>"]  # the tokenizer has no pad token
+
+    shutil.copytree(llama, tmp_path / "padded")
+    save_tokenizer(tmp_path / "padded", eos_token="</s>", pad_token="<pad>")
+    padded = load_model(str(tmp_path / "padded"), TaskType.SEQ_CLS, label_names=["no", "yes"])
+    assert padded.config.pad_token_id == WORDS["<pad>"]
+
+
+def test_a_decoder_classifies_by_its_last_token_in_a_batch(llama):
+    model = load_model(str(llama), TaskType.SEQ_CLS, label_names=["no", "yes"]).eval()
+    short, pad = [3, 4], model.config.pad_token_id
+    ids = torch.tensor([[3, 4, 3, 4], [*short, pad, pad]])
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    together = model(input_ids=ids, attention_mask=mask).logits[1]
+    alone = model(input_ids=torch.tensor([short])).logits[0]
+    torch.testing.assert_close(together, alone)
+
+
+def test_weights_that_are_missing(llama, tmp_path, caplog):
+    shutil.copytree(llama, tmp_path / "headless")
+    model = LlamaForCausalLM.from_pretrained(llama)
+    model.model.save_pretrained(tmp_path / "headless")  # the decoder without its lm_head
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+        load_model(str(tmp_path / "headless"), TaskType.CAUSAL_LM)
+    assert not caplog.records
+
+    # A head that is to be learned is fine; a random part that stays frozen is told.
+    BertForMaskedLM(BertConfig(num_hidden_layers=1, **SIZES)).save_pretrained(tmp_path / "mlm")
+    save_tokenizer(tmp_path / "mlm", pad_token="<pad>")
+    load_model(str(tmp_path / "mlm"), TaskType.SEQ_CLS, label_names=["no", "yes"])
+    (record,) = caplog.records
+    assert "bert.pooler" in record.getMessage()
+    assert "classifier" not in record.getMessage()
+
+
+def test_a_model_that_the_task_has_no_form_for(llama):
+    with pytest.raises(CheckpointError, match="SEQ_2_SEQ_LM"):
+        load_model(str(llama), TaskType.SEQ_2_SEQ_LM)
+
+
+def test_code_that_comes_with_a_model_is_not_run(llama, tmp_path):
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "config.json").write_text(
+        '{"model_type": "strange", "auto_map": {"AutoConfig": "strange.C",'
+        ' "AutoModelForCausalLM": "strange.M"}}'
+    )
+    (tmp_path / "strange.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    with pytest.raises(CheckpointError, match="code of its own"):
+        load_model(str(tmp_path), TaskType.CAUSAL_LM)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_tokenizers(llama, tmp_path):
+    assert load_tokenizer(str(llama)).convert_tokens_to_ids("b") == WORDS["b"]
+    # Beside an adapter there is a tokenizer, but no base model.
+    save_tokenizer(tmp_path, eos_token="</s>")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert load_tokenizer(str(tmp_path)).eos_token == "</s>"
+
+
+def test_a_folder_without_a_tokenizer(tmp_path):
+    LlamaForCausalLM(LlamaConfig(num_hidden_layers=1, **SIZES)).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="tokenizer"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_the_head_is_the_one_of_transformers(llama):
+    ours = load_model(str(llama), TaskType.SEQ_CLS, label_names=["no", "yes"])
+    theirs = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=2)
+    assert type(ours) is type(theirs)
+    assert {n for n, _ in ours.named_parameters()} == {n for n, _ in theirs.named_parameters()}

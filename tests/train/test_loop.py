@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from graft.adapt import PeftModel, get_peft_model
+from graft.config import PeftType, TaskType
+from graft.errors import CheckpointError, ConfigError
+from graft.methods import METHODS, make_config
+from graft.train.batches import Order, make_batch, split
+from graft.train.evaluate import evaluate
+from graft.train.loop import TrainingError, fit
+from graft.train.optimizer import trainable_parameters
+from graft.train.report import Callback
+from graft.train.state import Store
+
+from .conftest import needed_fields, tiny_bert, tiny_llama
+
+LM = TaskType.CAUSAL_LM
+
+
+def attach(base, method="lora", task_type=LM, **fields) -> PeftModel:
+    torch.manual_seed(1)
+    if method == "lora":
+        fields = {"r": 2, "target_modules": "all-linear", "init_lora_weights": False, **fields}
+    return get_peft_model(base, make_config(method, task_type=task_type, **fields))
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainable_parameters(model).items()}
+
+
+class StopAt(Callback):
+    """Ctrl-C after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, step: int) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt
+
+
+# --- one step ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "pieces"), [(3, 4), (5, 3), (1, 12)])
+def test_accumulated_steps_equal_one_big_batch(lm_rows, lm_collator, settings, size, pieces):
+    """However a step's rows fall into batches, the step is the same."""
+    results = []
+    for batch_size, accumulation in ((size * pieces, 1), (size, pieces)):
+        model = attach(tiny_llama().double())
+        same = {
+            "per_device_train_batch_size": batch_size,
+            "gradient_accumulation_steps": accumulation,
+        }
+        run = fit(model, lm_rows, None, lm_collator, settings.model_copy(update=same), task_type=LM)
+        results.append((weights(model), [record["loss"] for record in run.records]))
+    (whole, whole_losses), (parts, part_losses) = results
+    # transformers computes the loss in fp32, whatever the model's dtype.
+    assert part_losses == pytest.approx(whole_losses, rel=1e-6)
+    for name, weight in whole.items():
+        torch.testing.assert_close(parts[name], weight, rtol=1e-5, atol=1e-5)
+    if size > 1:  # rows of different lengths: a mean of the batches' means is something else
+        order = Order(len(lm_rows), size * pieces, settings.seed)
+        batches = [
+            make_batch([lm_rows[i] for i in piece], lm_collator, LM)
+            for piece in split(order.step(0), size)
+        ]
+        model = attach(tiny_llama().double())
+        means = [model(**batch.inputs).loss.item() for batch in batches]
+        assert abs(sum(means) / len(means) - whole_losses[0]) > 1e-4
+
+
+def test_steps_equal_a_loop_written_out(lm_rows, lm_collator, settings):
+    settings = settings.model_copy(update={"max_grad_norm": 0.05, "warmup_steps": 2})
+    model, other = attach(tiny_llama().double()), attach(tiny_llama().double())
+    run = fit(model, lm_rows, None, lm_collator, settings, task_type=LM)
+
+    order = Order(len(lm_rows), 4, settings.seed)
+    parameters = list(trainable_parameters(other).values())
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.0)
+    for step in range(6):
+        lr = 1e-2 * (step / 2 if step < 2 else (6 - step) / 4)
+        batch = make_batch([lm_rows[i] for i in order.step(step)], lm_collator, LM)
+        loss = other(**batch.inputs).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 0.05)
+        optimizer.param_groups[0]["lr"] = lr
+        optimizer.step()
+        optimizer.zero_grad()
+        assert run.records[step]["loss"] == pytest.approx(loss.item(), rel=1e-9)
+        assert run.records[step]["grad_norm"] == pytest.approx(norm.item(), rel=1e-9)
+    for name, weight in weights(other).items():
+        torch.testing.assert_close(weights(model)[name], weight, rtol=1e-9, atol=1e-12)
+
+
+def test_the_logged_loss_is_the_mean_over_the_tokens_since_the_last_line(
+    lm_rows, lm_collator, settings
+):
+    fine = fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM).records
+    coarse = fit(
+        attach(tiny_llama()),
+        lm_rows,
+        None,
+        lm_collator,
+        settings.model_copy(update={"logging_steps": 4}),
+        task_type=LM,
+    ).records
+    order = Order(len(lm_rows), 4, settings.seed)
+    counts = [
+        make_batch([lm_rows[i] for i in order.step(s)], lm_collator, LM).targets for s in range(6)
+    ]
+    assert [record["step"] for record in coarse] == [4, 6]
+    for record, steps in zip(coarse, (range(4), range(4, 6)), strict=True):
+        total = sum(fine[s]["loss"] * counts[s] for s in steps)
+        assert record["loss"] == pytest.approx(total / sum(counts[s] for s in steps))
+
+
+@pytest.mark.parametrize("method", [kind.value.lower() for kind in METHODS])
+def test_only_the_adapter_learns(lm_rows, lm_collator, settings, method):
+    base = tiny_llama()
+    before = {name: p.clone() for name, p in base.state_dict().items()}
+    model = attach(base, method, **needed_fields(method))
+    start = weights(model)
+    settings = settings.model_copy(update={"learning_rate": None})
+    run = fit(model, lm_rows, None, lm_collator, settings, task_type=LM)
+    assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
+    assert any(not torch.equal(value, start[name]) for name, value in weights(model).items())
+    peak = max(record["learning_rate"] for record in run.records)
+    assert peak == pytest.approx(
+        METHODS[PeftType(method.upper())].learning_rate * 5 / 6
+    )  # after a step
+
+
+def test_counts(lm_rows, lm_collator, settings):
+    run = fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM)
+    order = Order(len(lm_rows), 4, settings.seed)
+    seen = [i for step in range(6) for i in order.step(step)]
+    assert run.progress.rows == len(seen)
+    assert run.progress.tokens == sum(len(lm_rows[i]["input_ids"]) for i in seen)
+    assert run.progress.step == 6
+    assert run.peak_memory_gib is None or run.peak_memory_gib > 0
+
+
+def test_gradient_checkpointing_changes_nothing(lm_rows, lm_collator, settings):
+    plain, checkpointed = attach(tiny_llama()), attach(tiny_llama())
+    fit(plain, lm_rows, None, lm_collator, settings, task_type=LM)
+    on = settings.model_copy(update={"gradient_checkpointing": True})
+    fit(checkpointed, lm_rows, None, lm_collator, on, task_type=LM)
+    for name, weight in weights(plain).items():
+        torch.testing.assert_close(weights(checkpointed)[name], weight)
+
+
+# --- resume -----------------------------------------------------------------------------------
+
+
+def without_times(path: Path) -> list[dict]:
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    clocks = ("seconds", "tokens_per_second", "peak_memory_gib")
+    return [{k: v for k, v in record.items() if k not in clocks} for record in records]
+
+
+def state_of(checkpoint: Path) -> tuple[dict, dict]:
+    values = json.loads((checkpoint / "training_state.json").read_text())
+    del values["progress"]["seconds"]
+    tensors = {
+        f"{path.name}:{name}": tensor
+        for path in checkpoint.glob("*.safetensors")
+        for name, tensor in load_file(path).items()
+    }
+    return values, tensors
+
+
+CASES = {
+    "lora with dropout": ("lora", {"lora_dropout": 0.3}, False),
+    "ia3": ("ia3", {}, False),
+    "bitfit": ("bitfit", {}, False),
+    "prompt": ("prompt_tuning", {"num_virtual_tokens": 3}, False),
+    "encoder of P-Tuning": ("p_tuning", {"num_virtual_tokens": 3}, False),
+    "encoder of a prefix": (
+        "prefix_tuning",
+        {"num_virtual_tokens": 3, "prefix_projection": True},
+        False,
+    ),
+    "classifier with dropout": ("lora", {}, True),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path, request, settings):
+    method, fields, classify = CASES[case]
+    kind = "class" if classify else "lm"
+    rows, collator = (request.getfixturevalue(f"{kind}_{x}") for x in ("rows", "collator"))
+    task_type = TaskType.SEQ_CLS if classify else LM
+    build = tiny_bert if classify else lambda: tiny_llama(dropout=0.1)
+    # The interruption falls into an epoch, between two lines of the log, after an evaluation.
+    changes = {"max_steps": 12, "save_steps": 5, "logging_steps": 3, "eval_steps": 4}
+    settings = settings.model_copy(update={**changes, "load_best_model_at_end": True})
+
+    def start(folder: Path, *callbacks: Callback, resume: bool = False) -> PeftModel:
+        checkpoint = folder / "checkpoint-5" if resume else None
+        if resume:
+            model = PeftModel.from_pretrained(build(), checkpoint, is_trainable=True)
+        else:
+            model = attach(build(), method, task_type, **fields)
+        fit(
+            model,
+            rows[5:],
+            rows[:5],
+            collator,
+            settings,
+            task_type=task_type,
+            store=Store(folder),
+            resume_from=checkpoint,
+            callbacks=callbacks,
+        )
+        return model
+
+    whole = start(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        start(tmp_path / "parts", StopAt(8))
+    resumed = start(tmp_path / "parts", resume=True)
+
+    assert weights(resumed).keys() == weights(whole).keys()
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], weight), name
+    logs = [without_times(tmp_path / part / "train_log.jsonl") for part in ("whole", "parts")]
+    assert logs[0] == logs[1]
+    for checkpoint in ("checkpoint-10", "checkpoint-12"):
+        values, tensors = state_of(tmp_path / "whole" / checkpoint)
+        same_values, same_tensors = state_of(tmp_path / "parts" / checkpoint)
+        assert values == same_values
+        assert tensors.keys() == same_tensors.keys()
+        assert any("exp_avg_sq" in name for name in tensors)
+        for name, tensor in tensors.items():
+            assert torch.equal(same_tensors[name], tensor), name
+
+
+def test_a_crash_while_saving_leaves_the_checkpoint_before(
+    tmp_path, lm_rows, lm_collator, settings
+):
+    settings = settings.model_copy(update={"save_steps": 2})
+    saved = []
+
+    def fail_on_the_second(folder: Path) -> None:
+        saved.append(folder)
+        if len(saved) == 2:
+            raise OSError("disk full")
+
+    store = Store(tmp_path, save_beside=fail_on_the_second)
+    with pytest.raises(OSError, match="disk full"):
+        fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2", "train_log.jsonl"]
+
+    resumed = PeftModel.from_pretrained(tiny_llama(), tmp_path / "checkpoint-2", is_trainable=True)
+    fit(
+        resumed,
+        lm_rows,
+        None,
+        lm_collator,
+        settings,
+        task_type=LM,
+        store=Store(tmp_path),
+        resume_from=tmp_path / "checkpoint-2",
+    )
+    whole = attach(tiny_llama())
+    fit(whole, lm_rows, None, lm_collator, settings, task_type=LM)
+    for name, weight in weights(whole).items():
+        assert torch.equal(weights(resumed)[name], weight)
+
+
+def test_another_run_is_not_resumed(tmp_path, lm_rows, lm_collator, settings):
+    store = Store(tmp_path, origin={"train.seed": 3, "data.train": "a"})
+    model = attach(tiny_llama())
+    fit(model, lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+    before = (tmp_path / "train_log.jsonl").read_text()
+    other = Store(tmp_path, origin={"train.seed": 4, "data.train": "a"})
+    with pytest.raises(CheckpointError, match=r"train\.seed was 3 and is 4\. "):
+        fit(
+            model,
+            lm_rows,
+            None,
+            lm_collator,
+            settings,
+            task_type=LM,
+            store=other,
+            resume_from=tmp_path / "checkpoint-6",
+        )
+    assert (tmp_path / "train_log.jsonl").read_text() == before
+
+
+def test_old_checkpoints_are_removed(tmp_path, lm_rows, lm_collator, settings):
+    settings = settings.model_copy(update={"save_steps": 1})
+    store = Store(tmp_path, keep=2)
+    fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+
+
+# --- evaluation -------------------------------------------------------------------------------
+
+
+def test_evaluates_the_base_model_first_and_the_adapter_last(lm_rows, lm_collator, settings):
+    model = attach(tiny_llama())
+    run = fit(model, lm_rows[5:], lm_rows[:5], lm_collator, settings, task_type=LM)
+    cpu = torch.device("cpu")
+    before = evaluate(tiny_llama(), lm_rows[:5], lm_collator, LM, 8, cpu)
+    after = evaluate(model, lm_rows[:5], lm_collator, LM, 8, cpu)
+    assert run.progress.eval_before == pytest.approx(before)
+    assert run.progress.eval_last == pytest.approx(after)
+    assert run.records[0] == {
+        "step": 0,
+        "epoch": 0.0,
+        **{f"eval_{name}": value for name, value in run.progress.eval_before.items()},
+    }
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_stops_once_the_evaluation_no_longer_gets_better(
+    tmp_path, class_rows, class_collator, settings, patience
+):
+    """Evaluated on the opposite of what it learns, the loss rises sooner or later."""
+    opposite = [{**row, "labels": 1 - row["labels"]} for row in class_rows]
+    settings = settings.model_copy(
+        update={"max_steps": 60, "eval_steps": 2, "early_stopping_patience": patience}
+    )
+    run = fit(
+        attach(tiny_bert(), task_type=TaskType.SEQ_CLS),
+        class_rows,
+        opposite,
+        class_collator,
+        settings,
+        task_type=TaskType.SEQ_CLS,
+        store=Store(tmp_path),
+    )
+    losses = [r["eval_loss"] for r in run.records if "eval_loss" in r and r["step"]]
+    best = losses.index(min(losses))
+    assert run.stopped_early
+    assert run.progress.step < 60
+    assert len(losses) == best + 1 + patience
+    assert run.progress.best_step == 2 * (best + 1)
+    assert (tmp_path / f"checkpoint-{run.progress.step}").is_dir()
+
+
+def test_ends_with_the_best_adapter_where_asked(tmp_path, class_rows, class_collator, settings):
+    opposite = [{**row, "labels": 1 - row["labels"]} for row in class_rows]
+    changes = {"max_steps": 20, "eval_steps": 2, "load_best_model_at_end": True}
+    model = attach(tiny_bert(), task_type=TaskType.SEQ_CLS)
+    run = fit(
+        model,
+        class_rows,
+        opposite,
+        class_collator,
+        settings.model_copy(update=changes),
+        task_type=TaskType.SEQ_CLS,
+        store=Store(tmp_path),
+    )
+    assert run.progress.eval_best["loss"] < run.progress.eval_last["loss"]
+    cpu = torch.device("cpu")
+    now = evaluate(model, opposite, class_collator, TaskType.SEQ_CLS, 8, cpu)
+    assert now == pytest.approx(run.progress.eval_best)
+    on_disk = PeftModel.from_pretrained(tiny_bert(), tmp_path / "best", is_trainable=True)
+    for name, weight in weights(model).items():
+        assert torch.equal(weights(on_disk)[name], weight)
+
+
+# --- what cannot work -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting", [{"early_stopping_patience": 2}, {"load_best_model_at_end": True}]
+)
+def test_settings_that_need_evaluation_rows(tmp_path, lm_rows, lm_collator, settings, setting):
+    store = Store(tmp_path / "out")
+    settings = settings.model_copy(update=setting)
+    with pytest.raises(ConfigError, match=next(iter(setting))):
+        fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_to_train(lm_rows, lm_collator, settings):
+    model = attach(tiny_llama()).requires_grad_(False)
+    with pytest.raises(ConfigError, match="trainable"):
+        fit(model, lm_rows, None, lm_collator, settings, task_type=LM)
+    with pytest.raises(ConfigError, match="no rows"):
+        fit(attach(tiny_llama()), [], None, lm_collator, settings, task_type=LM)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, lm_rows, lm_collator, settings):
+    class Poison(Callback):
+        def on_step(self, step: int) -> None:
+            if step == 3:
+                with torch.no_grad():
+                    next(iter(trainable_parameters(model).values())).fill_(math.nan)
+
+    settings = settings.model_copy(update={"save_steps": 1, "logging_steps": 2})
+    model = attach(tiny_llama())
+    with pytest.raises(TrainingError, match=r"step 4 to 4.*learning rate"):
+        fit(
+            model,
+            lm_rows,
+            None,
+            lm_collator,
+            settings,
+            task_type=LM,
+            store=Store(tmp_path),
+            callbacks=[Poison()],
+        )
+    assert not (tmp_path / "checkpoint-4").exists()

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from graft.errors import CheckpointError
+from graft.train.state import (
+    _read,
+    _restore_rng,
+    _rng_state,
+    checkpoints,
+    whole_folder,
+    write_text,
+)
+
+
+def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
+    for name in ("checkpoint-10", "checkpoint-9", "checkpoint-100", "checkpoint-x", "best"):
+        (tmp_path / name).mkdir()
+    assert [p.name for p in checkpoints(tmp_path)] == [f"checkpoint-{n}" for n in (9, 10, 100)]
+    assert checkpoints(tmp_path / "nowhere") == []
+
+
+def test_a_folder_appears_whole(tmp_path):
+    target = tmp_path / "best"
+    for text in ("old", "new"):
+        with whole_folder(target) as folder:
+            (folder / "file").write_text(text)
+            assert not target.exists() or (target / "file").read_text() == "old"
+        assert (target / "file").read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_failed_write_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "best"
+    with whole_folder(target) as folder:
+        (folder / "file").write_text("old")
+
+    def fail() -> None:
+        with whole_folder(target) as folder:
+            (folder / "file").write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert (target / "file").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".best.partial").mkdir()
+    (tmp_path / ".best.partial" / "junk").write_text("")
+    with whole_folder(tmp_path / "best") as folder:
+        assert not list(folder.iterdir())
+
+
+def test_write_text_replaces(tmp_path):
+    path = tmp_path / "summary.json"
+    write_text(path, "old")
+    write_text(path, "ü")
+    assert path.read_text(encoding="utf-8") == "ü"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_random_numbers_go_on(tmp_path):
+    def draw() -> tuple:
+        return (
+            torch.rand(3).tolist(),
+            random.random(),
+            random.gauss(0, 1),
+            np.random.rand(),
+            (np.random.randn()),
+        )
+
+    random.gauss(0, 1), np.random.randn()  # both keep a second normal number for later
+    tensors, values = _rng_state(torch.device("cpu"))
+    first = draw()
+    _restore_rng(tensors, values, torch.device("cpu"))
+    assert draw() == first
+
+
+@pytest.mark.parametrize("broken", ["training_state.json", "training_state.safetensors"])
+def test_a_broken_or_missing_state_is_named(tmp_path, broken):
+    with pytest.raises(CheckpointError, match="no training state"):
+        _read(tmp_path)
+    (tmp_path / "training_state.json").write_text("{}")
+    (tmp_path / "training_state.safetensors").write_bytes(b"")
+    (tmp_path / broken).write_text("{ broken")
+    with pytest.raises(CheckpointError, match="is broken"):
+        _read(tmp_path)
