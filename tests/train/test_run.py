@@ -131,7 +131,8 @@ def test_the_resolved_run_file_repeats_the_run(finished, tmp_path):
         assert repeated.summary[name] == result.summary[name]
 
 
-def test_a_classifier(tmp_path, raw_run):
+@pytest.fixture
+def classifier_run(tmp_path, raw_run):
     folder = tmp_path / "bert"
     tiny_bert().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
@@ -139,12 +140,28 @@ def test_a_classifier(tmp_path, raw_run):
     (tmp_path / "classes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     raw_run |= {"base_model": str(folder), "task_type": "SEQ_CLS"}
     raw_run["data"] = {"train": str(tmp_path / "classes.jsonl"), "eval_fraction": 0.2}
-    raw_run["train"] |= {"max_steps": 30, "load_best_model_at_end": True}
-    summary = train(parse_run_config(raw_run)).summary
+    return raw_run
+
+
+def test_a_classifier(classifier_run):
+    classifier_run["train"] |= {"max_steps": 30, "load_best_model_at_end": True}
+    summary = train(parse_run_config(classifier_run)).summary
     assert summary["label_names"] == ["moon", "other"]
     assert set(summary["eval_best"]) == {"loss", "accuracy"}
     assert summary["eval_best"]["loss"] < summary["eval_before"]["loss"]
     assert summary["saved"] == "best"
+
+
+def test_the_seed_decides_everything(classifier_run):
+    """The new head, the adapter's start, the order of the rows, dropout."""
+    classifier_run["train"]["overwrite_output_dir"] = True
+    runs = []
+    for seed in (1, 1, 2):
+        torch.rand(seed)
+        classifier_run["train"]["seed"] = seed
+        runs.append(train(parse_run_config(classifier_run)).summary)
+    for name in ("eval_before", "eval_last", "train_loss"):
+        assert runs[0][name] == runs[1][name] != runs[2][name]
 
 
 def test_the_chat_template_lies_beside_every_adapter(tmp_path, raw_run):

@@ -193,7 +193,7 @@ def _precision(wanted: bool | None) -> tuple[bool, str]:
     if wanted is not None:
         return wanted, "as the run file says"
     if not torch.cuda.is_available():
-        return False, "no GPU found"
+        return False, "no CUDA GPU found"
     name = torch.cuda.get_device_name()
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return True, f"{name} computes in it"
@@ -211,6 +211,7 @@ def _about(data: PreparedData, config: RunConfig) -> str:
 
 def _attach(config: RunConfig, data: PreparedData, checkpoint: Path | None) -> PeftModel:
     """The base model with a new adapter, or with that of `checkpoint`."""
+    set_seed(config.train.seed)  # also of a new head, which load_model makes
     base = load_model(
         config.base_model,
         config.task_type,
@@ -218,7 +219,6 @@ def _attach(config: RunConfig, data: PreparedData, checkpoint: Path | None) -> P
         dtype=torch.bfloat16 if config.train.bf16 else torch.float32,
         revision=config.revision,
     )
-    set_seed(config.train.seed)
     if checkpoint is not None:
         return PeftModel.from_pretrained(base, checkpoint, is_trainable=True)
     return get_peft_model(base, config.adapter.peft_config(config.task_type))
