@@ -1,0 +1,114 @@
+"""`generate` with adapters: compose the rows once, hand them to transformers, clean up after."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graft.adapt.compose import Composer, Composition
+from graft.adapt.routing import in_group_order
+from graft.errors import ConfigError
+
+if TYPE_CHECKING:
+    from graft.adapt.model import PeftModel
+
+__all__ = ["generate"]
+
+
+def generate(
+    model: PeftModel,
+    composer: Composer | None,
+    args: Sequence[Any],
+    adapter_names: Sequence | None,
+    kwargs: dict[str, Any],
+) -> Any:
+    """See `PeftModel.generate`."""
+    inputs = dict(kwargs)
+    if args:
+        inputs["input_ids"] = args[0]
+    if "inputs" in inputs:
+        inputs["input_ids"] = inputs.pop("inputs")
+    base: Any = model.base_model
+    ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
+    shown = ids if ids is not None else embeds
+    if shown is None:
+        raise ConfigError("generate() needs input_ids or inputs_embeds.")
+    rows = shown.shape[0]
+    order, groups = model.route(adapter_names, rows)
+    inputs = {name: in_group_order(value, order, rows) for name, value in inputs.items()}
+    if ids is not None and inputs.get("attention_mask") is None:
+        inputs["attention_mask"] = _mask_of(base, inputs["input_ids"], inputs)
+    with model.router.use(groups), torch.no_grad():
+        virtual = any(model.adapter(n).virtual_tokens is not None for g in groups for n in g.adapters)
+        if not virtual:
+            out = base.generate(**inputs)
+        else:
+            assert composer is not None
+            out = _with_virtual_tokens(model, composer, groups, inputs, shown.shape[1])
+    return _unsorted(out, order)
+
+
+def _with_virtual_tokens(
+    model: PeftModel, composer: Composer, groups: Sequence, inputs: dict[str, Any], text: int
+) -> Any:
+    base: Any = model.base_model
+    batch: Composition = model.compose(groups, text)
+    config = copy.deepcopy(inputs.get("generation_config") or base.generation_config)
+    setting = {**config.to_dict(), **{k: v for k, v in inputs.items() if hasattr(config, k)}}
+    if batch.prefix_length and setting.get("cache_implementation"):
+        raise ConfigError(
+            f"cache_implementation={setting['cache_implementation']!r} cannot take a prefix; leave it out."
+        )
+    if setting.get("prefill_chunk_size"):
+        raise ConfigError("prefill_chunk_size does not go with virtual tokens; leave it out.")
+    front = batch.prefix_length if composer.encoder_decoder else batch.length + batch.prefix_length - text
+    if inputs.get("input_ids") is not None or composer.encoder_decoder:
+        for name in ("max_length", "min_length"):
+            if inputs.get(name) is not None:
+                inputs[name] += front
+            elif getattr(config, name, None):
+                setattr(config, name, getattr(config, name) + front)
+        inputs["generation_config"] = config
+    copies = max(setting.get("num_beams") or 1, setting.get("num_return_sequences") or 1)
+    with composer.writing(batch, inputs):
+        out = base.generate(**composer.generation_inputs(batch, inputs, copies))
+    if inputs.get("input_ids") is None and not composer.encoder_decoder:
+        return out  # from embeddings: transformers gives the new tokens alone
+    if isinstance(out, torch.Tensor):
+        return out[:, front:]
+    out["sequences"] = out["sequences"][:, front:]
+    return out
+
+
+def _mask_of(base: Any, ids: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+    """transformers' rule: pads are masked where the pad token is not also an end token."""
+    config = inputs.get("generation_config") or base.generation_config
+    pad = inputs.get("pad_token_id", config.pad_token_id)
+    end = inputs.get("eos_token_id", config.eos_token_id)
+    ends = [end] if isinstance(end, int) else list(end or [])
+    if pad is None or pad in ends:
+        return torch.ones_like(ids)
+    return (ids != pad).long()
+
+
+def _unsorted(out: Any, order: Sequence[int]) -> Any:
+    rows = len(order)
+    if list(order) == sorted(order):
+        return out
+    inverse = sorted(range(rows), key=lambda index: order[index])
+
+    def restore(value: torch.Tensor) -> torch.Tensor:
+        each = value.shape[0] // rows  # sequences per row
+        indices = [row * each + k for row in inverse for k in range(each)]
+        return value[torch.tensor(indices, device=value.device)]
+
+    if isinstance(out, torch.Tensor):
+        return restore(out)
+    out["sequences"] = restore(out["sequences"])
+    for name in ("scores", "logits"):
+        if out.get(name) is not None:
+            out[name] = tuple(restore(step) for step in out[name])
+    return out

@@ -1,0 +1,407 @@
+"""`PeftModel`: one frozen base model with any number of adapters of any methods."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from graft.adapt import checkpoint, generation, merge
+from graft.adapt.adapter import Adapter, build_adapter
+from graft.adapt.compose import Composer
+from graft.adapt.outputs import in_row_order, without_virtual_tokens
+from graft.adapt.prefix import allow_cache_under_checkpointing
+from graft.adapt.routing import BASE, Router, RowGroup, group_rows, in_group_order
+from graft.adapt.site import SavedModule, Site
+from graft.config import PeftConfig, TaskType
+from graft.errors import ConfigError, MergeError, did_you_mean
+from graft.methods import PrefixAdapter, PromptAdapter
+
+__all__ = ["PeftModel", "get_peft_model"]
+
+
+def get_peft_model(
+    model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default"
+) -> PeftModel:
+    """Attach a new adapter to `model` and freeze everything else.
+
+    Args:
+        model: The base model. It gets hooks and loses `requires_grad`; nothing in it is replaced.
+        peft_config: Of any method; not changed.
+        adapter_name: Name of the adapter.
+    """
+    return PeftModel(model, peft_config, adapter_name)
+
+
+class PeftModel(nn.Module):
+    """A frozen base model with adapters.
+
+    Attributes:
+        base_model: The base model, as it was given.
+        adapters: The adapters by name; their parameters are the only ones that can learn.
+        active_adapters: Names of those that act on rows which say nothing else.
+    """
+
+    def __init__(
+        self, model: nn.Module, peft_config: PeftConfig | None = None, adapter_name: str = "default"
+    ) -> None:
+        super().__init__()
+        if isinstance(model, PeftModel):
+            raise ConfigError("This model has adapters already; use its add_adapter.")
+        self.base_model = model.requires_grad_(False)
+        self.adapters = nn.ModuleDict()
+        self.router = Router()
+        self.sites: dict[str, Site] = {}
+        self.saved: dict[str, SavedModule] = {}
+        self._active: tuple[str, ...] = ()
+        self._composer: Composer | None = None
+        if getattr(model, "is_gradient_checkpointing", False):
+            self.gradient_checkpointing_enable()
+        if peft_config is not None:
+            self.add_adapter(adapter_name, peft_config)
+            self.set_adapter(adapter_name)
+
+    # --- adapters -------------------------------------------------------------------------
+
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig) -> None:
+        """Attach one more adapter, of any method. It acts once it is active, or on its rows.
+
+        Raises:
+            ConfigError: A name that is taken or cannot be one, or a config that cannot work.
+            TargetError: Targets that match nothing.
+        """
+        self._check_name(adapter_name)
+        adapter = build_adapter(self.base_model, peft_config)
+        for path, layer_adapter in adapter.layers.items():
+            site = self.sites.get(path)
+            if site is None:
+                site = self.sites[path] = Site(adapter.views[path], self.router)
+            site.adapters[adapter_name] = layer_adapter
+        for path in adapter.saved_paths:
+            saved = self.saved.get(path)
+            if saved is None:
+                module = self.base_model.get_submodule(path)
+                saved = self.saved[path] = SavedModule(module, path, self.router)
+            adapter.save_module(path, saved.copy())
+            saved.copies[adapter_name] = adapter.saved[path]
+        if adapter.virtual_tokens is not None and self._composer is None:
+            self._composer = Composer(self.base_model)
+        if isinstance(adapter.virtual_tokens, PrefixAdapter):
+            allow_cache_under_checkpointing(self.base_model)
+        adapter.train(self.training)
+        adapter.requires_grad_(not peft_config.inference_mode)
+        self.adapters[adapter_name] = adapter
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str) or not name or "." in name or "/" in name or name == BASE:
+            raise ConfigError(f"{name!r} cannot be an adapter's name: no dots, no slashes, not {BASE!r}.")
+        if name in self.adapters:
+            raise ConfigError(f"There is an adapter {name!r} already; delete it first.")
+        if hasattr(nn.ModuleDict, name):
+            raise ConfigError(f"{name!r} cannot be an adapter's name: torch uses it. Try {name}_1.")
+
+    def _require(self, names: str | Sequence[str]) -> tuple[str, ...]:
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        for name in wanted:
+            if name not in self.adapters:
+                raise ConfigError(f"There is no adapter {name!r}.{did_you_mean(name, self.adapters)}")
+        return wanted
+
+    def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Make one or several adapters active, in the order in which they shall act.
+
+        What learns is another question: see `set_requires_grad`.
+
+        Args:
+            adapter_name: A name, or several.
+            inference_mode: Also stop them from learning.
+        """
+        self._active = self._require(adapter_name)
+        if inference_mode:
+            self.set_requires_grad(self._active, False)
+
+    def set_requires_grad(
+        self, adapter_names: str | Sequence[str], requires_grad: bool = True
+    ) -> None:
+        """Say whether the parameters of these adapters learn."""
+        for name in self._require(adapter_names):
+            self.adapters[name].requires_grad_(requires_grad)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter; layers without any are the base model's own again."""
+        self._require(adapter_name)
+        if adapter_name in self.merged_adapters:
+            raise MergeError(f"{adapter_name!r} is merged; call unmerge_adapter() first.")
+        del self.adapters[adapter_name]
+        for path, site in list(self.sites.items()):
+            if site.adapters.pop(adapter_name, None) is not None and not site.adapters:
+                site.detach()
+                del self.sites[path]
+        for path, saved in list(self.saved.items()):
+            if saved.copies.pop(adapter_name, None) is not None and not saved.copies:
+                saved.detach()
+                del self.saved[path]
+        self._active = tuple(name for name in self._active if name != adapter_name)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """The base model alone inside the block, merged adapters taken out; then as it was."""
+        active, merged = self._active, self.merged_adapters
+        if merged:
+            merge.unmerge(self)
+        self._active = ()
+        try:
+            yield
+        finally:
+            self._active = active
+            if merged:
+                merge.merge(self, merged)
+
+    @property
+    def active_adapters(self) -> list[str]:
+        return list(self._active)
+
+    @property
+    def active_adapter(self) -> str | list[str]:
+        """The active adapter's name, or a list where it is not one."""
+        return self._active[0] if len(self._active) == 1 else list(self._active)
+
+    @property
+    def merged_adapters(self) -> list[str]:
+        """Names of the adapters folded into the base model's weights, in that order."""
+        return list(dict.fromkeys(n for site in self.sites.values() for n in site.merged))
+
+    @property
+    def peft_config(self) -> dict[str, PeftConfig]:
+        """The resolved config of every adapter (copies, not the ones that were given)."""
+        return {name: adapter.config for name, adapter in self.adapters.items()}
+
+    @property
+    def active_peft_config(self) -> PeftConfig:
+        return self.adapters[self._one_active()].config
+
+    @property
+    def peft_type(self) -> str:
+        return self.active_peft_config.peft_type
+
+    def _one_active(self) -> str:
+        if not self._active:
+            raise ConfigError("No adapter is active; call set_adapter.")
+        return self._active[0]
+
+    # --- running --------------------------------------------------------------------------
+
+    def route(self, adapter_names: Sequence | None, rows: int) -> tuple[list[int], list[RowGroup]]:
+        """The order of rows and the row groups for `adapter_names` (None: the active adapters)."""
+        if adapter_names is None:
+            return list(range(rows)), [RowGroup(slice(0, rows), self._active)]
+        if len(adapter_names) != rows:
+            raise ConfigError(f"{len(adapter_names)} adapter_names for {rows} rows; give one per row.")
+        order, groups = group_rows(adapter_names, list(self.adapters))
+        for name in self.merged_adapters:
+            if any(name not in group.adapters for group in groups):
+                raise MergeError(
+                    f"{name!r} is merged into the base model, so rows without it cannot be had; "
+                    "call unmerge_adapter() first."
+                )
+        return order, groups
+
+    def _has_virtual_tokens(self, groups: Sequence[RowGroup]) -> bool:
+        return any(self.adapters[n].virtual_tokens is not None for g in groups for n in g.adapters)
+
+    def compose(self, groups: Sequence[RowGroup], text: int) -> Any:
+        """The composition of rows of `text` tokens under `groups` (see `adapt.compose`)."""
+        virtual = {name: adapter.virtual_tokens for name, adapter in self.adapters.items()}
+        prompts = {n: v for n, v in virtual.items() if isinstance(v, PromptAdapter)}
+        prefixes = {n: v for n, v in virtual.items() if isinstance(v, PrefixAdapter)}
+        assert self._composer is not None
+        return self._composer.composition(groups, prompts, prefixes, text)
+
+    def forward(
+        self, *args: Any, adapter_names: Sequence[str | Sequence[str]] | None = None, **kwargs: Any
+    ) -> Any:
+        """The base model's forward with adapters.
+
+        Args:
+            *args: As the base model takes them.
+            adapter_names: Per row the name of its adapter, several names, or `"__base__"`; None:
+                the active adapters on all rows.
+            **kwargs: As the base model takes them.
+
+        Returns:
+            The base model's output, in the shapes of the rows given: virtual tokens leave no
+            trace in logits, hidden states and attentions.
+        """
+        named = zip(inspect.signature(self.base_model.forward).parameters, args, strict=False)
+        inputs = {**dict(named), **kwargs}
+        first = next((v for v in inputs.values() if isinstance(v, torch.Tensor)), None)
+        if first is None:
+            raise ConfigError("forward() needs at least one tensor, such as input_ids.")
+        rows = first.shape[0]
+        order, groups = self.route(adapter_names, rows)
+        sort = order != sorted(order)
+        if sort:
+            inputs = {name: in_group_order(value, order, rows) for name, value in inputs.items()}
+        outputs = self._run(groups, inputs)
+        return in_row_order(outputs, order) if sort else outputs
+
+    def _run(self, groups: Sequence[RowGroup], inputs: dict[str, Any]) -> Any:
+        with self.router.use(groups):
+            if not self._has_virtual_tokens(groups):
+                return self.base_model(**inputs)
+            composer = self._composer
+            assert composer is not None
+            shown = inputs.get("input_ids")
+            shown = inputs.get("inputs_embeds") if shown is None else shown
+            if shown is None:
+                raise ConfigError("Virtual tokens need input_ids or inputs_embeds.")
+            batch = self.compose(groups, shown.shape[1])
+            with composer.writing(batch, inputs):
+                wanted = inputs.pop("return_dict", None)
+                outputs = self.base_model(**composer.forward_inputs(batch, inputs), return_dict=True)
+            outputs = without_virtual_tokens(outputs, batch, composer.encoder_decoder)
+            return outputs.to_tuple() if wanted is False else outputs
+
+    def generate(
+        self, *args: Any, adapter_names: Sequence[str | Sequence[str]] | None = None, **kwargs: Any
+    ) -> Any:
+        """The base model's `generate` with adapters; `adapter_names` as in `forward`."""
+        return generation.generate(self, self._composer, args, adapter_names, kwargs)
+
+    def gradient_checkpointing_enable(
+        self, gradient_checkpointing_kwargs: dict[str, Any] | None = None
+    ) -> None:
+        """Turn on gradient checkpointing, for every method and any mix of adapters.
+
+        Args:
+            gradient_checkpointing_kwargs: For `torch.utils.checkpoint`. `use_reentrant` is always
+                False: the routing of a forward has to reach its recomputation.
+        """
+        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
+        options["context_fn"] = self.router.checkpoint_contexts
+        self.base_model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+
+    activation_checkpointing_enable = gradient_checkpointing_enable
+
+    # --- merging --------------------------------------------------------------------------
+
+    def merge_adapter(self, adapter_names: Sequence[str] | None = None) -> None:
+        """Fold adapters (the active ones) into the base model's weights until `unmerge_adapter`."""
+        merge.merge(self, self._require(self._active if adapter_names is None else adapter_names))
+
+    def unmerge_adapter(self) -> None:
+        """Put the base model's own weights back, bit for bit."""
+        merge.unmerge(self)
+
+    def merge_and_unload(self, adapter_names: Sequence[str] | None = None) -> nn.Module:
+        """Fold adapters into the weights and return the plain base model.
+
+        Raises:
+            MergeError: For methods with virtual tokens, and for biases that the base model's
+                class has no place for.
+        """
+        names = self._require(self._active if adapter_names is None else adapter_names)
+        return merge.merge_and_unload(self, names)
+
+    def unload(self) -> nn.Module:
+        """Remove all adapters and return the base model as it was."""
+        merge.unmerge(self)
+        for name in list(self.adapters):
+            self.delete_adapter(name)
+        if self._composer is not None:
+            self._composer.embedding.detach()
+            self._composer = None
+        return self.base_model
+
+    # --- files ----------------------------------------------------------------------------
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        selected_adapters: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write adapters as PEFT does: `default` into the folder, others into folders below.
+
+        Args:
+            save_directory: The folder.
+            selected_adapters: Names; None: all.
+            **kwargs: PEFT's `safe_serialization=True` and `is_main_process`.
+        """
+        checkpoint.refuse_unsafe(kwargs)
+        for name in self._require(list(self.adapters) if selected_adapters is None else selected_adapters):
+            folder = Path(save_directory) / ("" if name == "default" else name)
+            checkpoint.save(self, self.adapters[name], folder)
+
+    def load_adapter(
+        self,
+        model_id: str | Path,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        **hub: Any,
+    ) -> None:
+        """Attach an adapter from a folder or hub repository of PEFT's format.
+
+        Args:
+            model_id: Folder, or id on the hub.
+            adapter_name: The name it gets here.
+            is_trainable: Whether it shall go on learning.
+            **hub: `revision`, `subfolder`, `cache_dir`, `token`.
+
+        Raises:
+            CheckpointError: If any tensor has no home, any parameter no tensor, or a shape differs.
+        """
+        checkpoint.load(self, model_id, adapter_name, is_trainable, hub)
+        if not self._active:
+            self.set_adapter(adapter_name)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: nn.Module,
+        model_id: str | Path,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        **hub: Any,
+    ) -> Self:
+        """`model` with the adapter at `model_id`; see `load_adapter`."""
+        wrapped = cls(model)
+        wrapped.load_adapter(model_id, adapter_name, is_trainable, **hub)
+        return wrapped
+
+    # --- counting and the rest ------------------------------------------------------------
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Numbers of trainable parameters and of all (base model and adapters)."""
+        every = list(self.parameters())
+        return sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
+
+    def print_trainable_parameters(self) -> None:
+        """Print PEFT's line of trainable and all parameters."""
+        trainable, every = self.get_nb_trainable_parameters()
+        share = 100 * trainable / every
+        print(f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {share:.4f}")
+
+    def get_base_model(self) -> nn.Module:
+        return self.base_model
+
+    def task_type(self) -> TaskType | None:
+        """The task of the first active adapter."""
+        return self.active_peft_config.task_type
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter called `name`."""
+        return self.adapters[self._require(name)[0]]  # pyright: ignore[reportReturnType]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_model":
+                raise
+            return getattr(self.base_model, name)

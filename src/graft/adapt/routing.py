@@ -1,0 +1,105 @@
+"""Which adapters act on which rows of the current forward."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graft.errors import ConfigError, did_you_mean
+
+__all__ = ["BASE", "RowGroup", "Router", "group_rows", "in_group_order"]
+
+BASE = "__base__"  # the name for rows that no adapter acts on
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """Contiguous rows that use the same adapters, in the order in which these act."""
+
+    rows: slice
+    adapters: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        return self.rows.stop - self.rows.start
+
+
+class Router:
+    """The routing of the current forward, shared by every site of one model."""
+
+    def __init__(self) -> None:
+        self.groups: tuple[RowGroup, ...] = ()
+
+    @contextmanager
+    def use(self, groups: Sequence[RowGroup]) -> Iterator[None]:
+        """Route by `groups` inside the block; restore what was."""
+        previous, self.groups = self.groups, tuple(groups)
+        try:
+            yield
+        finally:
+            self.groups = previous
+
+    def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """`context_fn` of `torch.utils.checkpoint`: recompute under the routing of the forward."""
+        return nullcontext(), self.use(self.groups)
+
+    def sizes(self, rows: int) -> list[int]:
+        """Rows per group in a tensor whose first dimension is `rows`.
+
+        A layer may see a multiple of the batch (beams, rows flattened with tokens): groups scale.
+        """
+        factor, rest = divmod(rows, self.groups[-1].rows.stop)
+        if rest:
+            raise ConfigError(
+                f"A layer got {rows} rows where the batch has {self.groups[-1].rows.stop}; rows with "
+                "different adapters cannot be told apart there. Use one adapter per batch."
+            )
+        return [group.size * factor for group in self.groups]
+
+
+def group_rows(
+    adapter_names: Sequence[str | Sequence[str]], known: Sequence[str]
+) -> tuple[list[int], list[RowGroup]]:
+    """Sort rows so that those with the same adapters stand together.
+
+    Args:
+        adapter_names: Per row a name, several names, or `"__base__"`.
+        known: The names that exist.
+
+    Returns:
+        The order (old index of each new row) and the groups over the sorted rows.
+    """
+    keys = [_names_of_row(entry, known) for entry in adapter_names]
+    first = {key: index for index, key in reversed(list(enumerate(keys)))}
+    order = sorted(range(len(keys)), key=lambda i: (first[keys[i]], i))
+    groups, start = [], 0
+    for key, members in itertools.groupby(order, key=lambda i: keys[i]):
+        stop = start + len(list(members))
+        groups.append(RowGroup(slice(start, stop), key))
+        start = stop
+    return order, groups
+
+
+def _names_of_row(entry: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    names = (entry,) if isinstance(entry, str) else tuple(entry)
+    names = tuple(name for name in names if name != BASE)
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"There is no adapter {name!r}.{did_you_mean(name, [*known, BASE])}")
+    return names
+
+
+def in_group_order(value: object, order: Sequence[int], rows: int) -> object:
+    """`value` with its rows in `order`, if it is a tensor (or nest of tensors) with `rows` rows."""
+    if isinstance(value, Tensor):
+        if value.ndim and value.shape[0] == rows:
+            return value[torch.tensor(order, device=value.device)]
+        return value
+    if isinstance(value, tuple | list):
+        return type(value)(in_group_order(item, order, rows) for item in value)
+    return value

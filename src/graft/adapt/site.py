@@ -1,0 +1,156 @@
+"""A site: a target layer with its adapters, applied through two hooks.
+
+The base model is not rewritten: its modules, names and saved files stay what they were, and
+detaching removes two handles. The adapters' parameters live beside the base model.
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graft.adapt.layers import LayerView
+from graft.adapt.routing import Router
+from graft.methods import Affine, LayerAdapter
+
+__all__ = ["SavedModule", "Site"]
+
+
+class Site:
+    """One target layer, its adapters by name, and how rows reach them.
+
+    Attributes:
+        layer: View of the base model's layer.
+        adapters: This layer's adapters by name.
+        merged: Names of the adapters folded into the layer's weight, in that order.
+    """
+
+    def __init__(self, layer: LayerView, router: Router) -> None:
+        self.layer = layer
+        self.router = router
+        self.adapters: dict[str, LayerAdapter] = {}
+        self.merged: list[str] = []
+        # From the pre-hook to the hook of one call: the layer's own input and each group's parts.
+        self._pending: tuple[Tensor, list[list[Affine]]] | None = None
+        self._handles = [
+            layer.module.register_forward_pre_hook(self._before),
+            layer.module.register_forward_hook(self._after),
+        ]
+        if "torch._dynamo" in sys.modules:  # compiled code does not see hooks added later
+            torch.compiler.reset()
+
+    def detach(self) -> None:
+        """Remove the hooks; the layer is the base model's own again."""
+        for handle in self._handles:
+            handle.remove()
+
+    def merge(self, name: str) -> None:
+        """Fold the adapter `name` into the layer's weight and bias."""
+        with torch.no_grad():
+            affine = self.adapters[name].affine(self.layer)
+            self.layer.write(*affine.merge(*self.layer.current))
+        self.merged.append(name)
+
+    def unmerge(self) -> None:
+        """Restore the layer's own weight and bias exactly."""
+        self.layer.restore()
+        self.merged.clear()
+
+    def _parts(self) -> list[list[Affine]]:
+        return [
+            [
+                self.adapters[name].affine(self.layer)
+                for name in group.adapters
+                if name in self.adapters and name not in self.merged
+            ]
+            for group in self.router.groups
+        ]
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        self._pending = None
+        parts = self._parts()
+        if not any(parts):
+            return None
+        x = args[0]
+        self._pending = (x, parts)
+        if all(affine.in_scale is None for group in parts for affine in group):
+            return None
+        return (self._by_group(_scale_input, parts, x), *args[1:])
+
+    def _after(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+        if self._pending is None:
+            return y
+        (x, parts), self._pending = self._pending, None
+        return self._by_group(_adapt_output, parts, x, y)
+
+    def _by_group(
+        self, act: Callable[..., Tensor], parts: list[list[Affine]], *tensors: Tensor
+    ) -> Tensor:
+        if len(parts) == 1:
+            return act(parts[0], *tensors)
+        # One split: a slice per group would make each slice's backward allocate the whole batch.
+        sizes = self.router.sizes(tensors[0].shape[0])
+        pieces = zip(*(tensor.split(sizes) for tensor in tensors), strict=True)
+        return torch.cat([act(group, *piece) for group, piece in zip(parts, pieces, strict=True)])
+
+
+def _scale_input(group: list[Affine], x: Tensor) -> Tensor:
+    for affine in group:
+        x = affine.scale_input(x)
+    return x
+
+
+def _adapt_output(group: list[Affine], x: Tensor, y: Tensor) -> Tensor:
+    for affine in group:
+        y = affine.adapt_output(x, y)
+    return y
+
+
+class SavedModule:
+    """A module trained and saved whole beside an adapter (`modules_to_save`), such as a head.
+
+    Each adapter has its own copy; rows reach it through the module's `forward`.
+
+    Attributes:
+        module: The base model's module.
+        path: Its dotted path.
+        copies: One copy per adapter.
+    """
+
+    def __init__(self, module: nn.Module, path: str, router: Router) -> None:
+        self.module = module
+        self.path = path
+        self.router = router
+        self.copies: dict[str, nn.Module] = {}
+        self._original = module.forward
+        module.forward = self._forward
+
+    def copy(self) -> nn.Module:
+        """A copy of the base model's module that trains and is not routed."""
+        routed = self.module.__dict__.pop("forward")
+        try:
+            return copy.deepcopy(self.module).requires_grad_(True)
+        finally:
+            self.module.forward = routed
+
+    def detach(self) -> None:
+        """Give the module its own `forward` back."""
+        del self.module.forward
+
+    def _chosen(self, adapters: tuple[str, ...]) -> Callable[..., Tensor]:
+        # Of several active adapters the last one's copy acts, as it was added last.
+        names = [name for name in adapters if name in self.copies]
+        return self.copies[names[-1]] if names else self._original
+
+    def _forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        groups = self.router.groups
+        if len(groups) < 2:
+            return self._chosen(groups[0].adapters if groups else ())(x, *args, **kwargs)
+        pieces = x.split(self.router.sizes(x.shape[0]))
+        chosen = (self._chosen(group.adapters) for group in groups)
+        return torch.cat([f(p, *args, **kwargs) for f, p in zip(chosen, pieces, strict=True)])

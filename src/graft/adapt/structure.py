@@ -1,0 +1,169 @@
+"""What graft reads off a base model's structure, so that no table has to know architectures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache
+
+from graft.adapt.layers import LayerView
+from graft.config import TaskType
+from graft.errors import ConfigError
+from graft.methods import BaseShape
+from graft.methods.base import adapter_dtype
+
+__all__ = ["adaptable_layers", "base_shape", "head_paths", "input_embeddings", "is_causal"]
+
+# The last name in the path of an attention projection, in any model that follows the customs.
+_ATTENTION = {
+    "qkv": r"c_attn|query_key_value|qkv(_proj)?|w_?qkv|w_pack|in_proj|att_proj",
+    "query": r"w?q|q_proj|q_lin|query(_proj)?|wq",
+    "key": r"w?k|k_proj|k_lin|key(_proj)?|wk",
+    "value": r"w?v|v_proj|v_lin|value(_proj)?|wv",
+}
+
+
+def text_config(model: nn.Module) -> Any:
+    """The config of the (decoder of the) language model, or None for a bare module."""
+    config = getattr(model, "config", None)
+    return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
+
+
+def is_encoder_decoder(model: nn.Module) -> bool:
+    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Whether each token sees only those before it (a decoder without an encoder)."""
+    if is_encoder_decoder(model):
+        return False
+    config = text_config(model)
+    if hasattr(config, "is_decoder") and type(config).is_decoder is False:
+        return bool(config.is_decoder)
+    flags = [m.is_causal for m in model.modules() if isinstance(getattr(m, "is_causal", None), bool)]
+    return all(flags) if flags else hasattr(model, "prepare_inputs_for_generation")
+
+
+def input_embeddings(model: nn.Module) -> nn.Module:
+    """The module that looks up the input embeddings (of the encoder, where there is one)."""
+    owner = model.get_encoder() if is_encoder_decoder(model) else model
+    return owner.get_input_embeddings()
+
+
+def head_paths(model: nn.Module, task_type: TaskType | None) -> list[str]:
+    """Paths of what stands on top of the backbone: a new head that a task needs trained.
+
+    Empty for language models, whose head is pretrained.
+    """
+    new_head = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS, TaskType.QUESTION_ANS)
+    if task_type not in new_head:
+        return []
+    backbone = getattr(model, "base_model_prefix", "")
+    return [
+        name
+        for name, child in model.named_children()
+        if name != backbone and next(child.parameters(), None) is not None
+    ]
+
+
+def adaptable_layers(model: nn.Module) -> dict[str, LayerView]:
+    """Views of all layers that some method can adapt, by path, with their roles."""
+    from graft.adapt.layers import kind_of
+
+    views = {
+        path: LayerView(module, path)
+        for path, module in model.named_modules()
+        if kind_of(module) is not None
+    }
+    hidden = getattr(text_config(model), "hidden_size", None)
+    attention = {_parent(path) for path, view in views.items() if _attention_role(path)}
+    for path, view in views.items():
+        if view.kind == "norm" or not re.search(r"\.\d+\.", path):
+            continue  # heads, embeddings and norms have no role
+        view.role = _attention_role(path)
+        projects_back = view.out_features == hidden != view.in_features
+        if view.role is None and projects_back and _parent(path) not in attention:
+            view.role = "down"
+    return views
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def _attention_role(path: str) -> str | None:
+    name = path.rpartition(".")[2].lower()
+    return next((role for role, names in _ATTENTION.items() if re.fullmatch(names, name)), None)
+
+
+def base_shape(model: nn.Module, tokenizer_name: str | None) -> BaseShape:
+    """What virtual tokens need to know of `model`.
+
+    Raises:
+        ConfigError: If the model is not a transformer with input embeddings.
+    """
+    config = text_config(model)
+    if config is None or not hasattr(model, "get_input_embeddings"):
+        raise ConfigError(
+            f"{type(model).__name__} has no input embeddings; virtual tokens need a transformers "
+            "model. LoRA, IA3 and BitFit work on any module."
+        )
+    embedding = input_embeddings(model)
+    heads = config.num_attention_heads
+    hidden = config.hidden_size
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "multi_query", False) and not hasattr(config, "num_key_value_heads"):
+        kv_heads = 1
+    weight: Tensor = embedding.weight
+    return BaseShape(
+        hidden=hidden,
+        num_layers=getattr(config, "num_decoder_layers", None) or config.num_hidden_layers,
+        num_heads=kv_heads,
+        head_dim=getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or hidden // heads,
+        vocab_size=weight.shape[0],
+        submodules=2 if is_encoder_decoder(model) else 1,
+        dtype=adapter_dtype(weight.dtype),
+        device=weight.device,
+        embed=partial(_embed, embedding),
+        tokenize=_tokenizer(tokenizer_name or getattr(model, "name_or_path", None)),
+        key_values=partial(_key_values, model),
+    )
+
+
+def _embed(embedding: nn.Module, ids: Tensor) -> Tensor:
+    with torch.no_grad():
+        return embedding(ids)
+
+
+def _tokenizer(name: str | None) -> Callable[[str], list[int]]:
+    def tokenize(text: str) -> list[int]:
+        if not name:
+            raise ConfigError("Starting from a text needs tokenizer_name_or_path.")
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(name)(text)["input_ids"]
+
+    return tokenize
+
+
+def _key_values(model: nn.Module, ids: Tensor) -> Tensor:
+    """The model's own cache of `ids` [N] -> [L, 2, H, N, K]."""
+    was_training = model.training
+    model.eval()
+    cache: Any = DynamicCache()
+    inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": True}
+    if is_encoder_decoder(model):
+        cache = EncoderDecoderCache(cache, DynamicCache())
+        inputs["decoder_input_ids"] = ids[None]
+    try:
+        with torch.no_grad():
+            model(**inputs, past_key_values=cache)
+    finally:
+        model.train(was_training)
+    layers = (cache.self_attention_cache if is_encoder_decoder(model) else cache).layers
+    return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers])

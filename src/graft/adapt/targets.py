@@ -1,0 +1,201 @@
+"""From a config's `target_modules` to the layers it means; near misses are errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from graft.adapt.layers import LayerView
+from graft.adapt.structure import adaptable_layers
+from graft.errors import TargetError, did_you_mean
+from graft.methods import LayerAdapter
+from graft.methods.base import matches_suffix
+from graft.methods.targeting import TargetedConfig
+
+__all__ = ["Targets", "find_targets", "shortest_names"]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The layers that a config means.
+
+    Attributes:
+        layers: The target layers, in the order of the model.
+        names: The fewest, shortest suffixes that match just these.
+    """
+
+    layers: list[LayerView]
+    names: list[str]
+
+
+def find_targets(
+    model: nn.Module,
+    config: TargetedConfig,
+    method: type[LayerAdapter],
+    heads: Iterable[str] = (),
+) -> Targets:
+    """The layers of `model` that `config` targets.
+
+    Args:
+        model: The base model.
+        config: Whose `target_modules`, `exclude_modules`, `layers_to_transform` are used.
+        method: Which kinds of layers can be adapted, and the default roles.
+        heads: Paths of modules that are trained whole; what lies in them is no target.
+
+    Raises:
+        TargetError: If a name, a pattern or a layer index matches nothing, or matches something
+            that the method cannot adapt.
+    """
+    heads = list(heads)
+    every = adaptable_layers(model)
+    views = {
+        path: view
+        for path, view in every.items()
+        if view.kind in method.kinds and not _inside(path, heads)
+    }
+    chosen = _chosen(model, config, method, views)
+    chosen = _without_excluded(config, chosen)
+    chosen = _in_layers(config, chosen)
+    paths = [path for path, _ in model.named_modules()]
+    return Targets([views[path] for path in chosen], shortest_names(chosen, paths))
+
+
+def _chosen(
+    model: nn.Module,
+    config: TargetedConfig,
+    method: type[LayerAdapter],
+    views: Mapping[str, LayerView],
+) -> list[str]:
+    wanted = config.target_modules
+    if isinstance(wanted, list):
+        for name in wanted:
+            _check_name(model, name, views, method)
+        return [path for path in views if matches_suffix(path, wanted)]
+    if wanted == "all-linear":
+        head = _output_embeddings(model)
+        return _need(
+            [p for p, v in views.items() if v.kind != "norm" and v.module is not head],
+            "target_modules='all-linear' found no linear layer in this model.",
+        )
+    if wanted is not None:
+        try:
+            pattern = re.compile(wanted)
+        except re.error as error:
+            raise TargetError(f"target_modules={wanted!r} is not a regular expression: {error}.") from None
+        found = [path for path in views if pattern.fullmatch(path)]
+        example = next(iter(views), "(none)")
+        return _need(
+            found,
+            f"target_modules={wanted!r} is a string, so it must match a whole path, such as "
+            f"{example!r}; it matches none. For names, give a list: [{wanted!r}].",
+        )
+    return _by_role(model, method, views)
+
+
+def _by_role(
+    model: nn.Module, method: type[LayerAdapter], views: Mapping[str, LayerView]
+) -> list[str]:
+    if not method.default_roles:  # biases: those that are there, else new ones on linear layers
+        biased = [path for path, view in views.items() if view.bias is not None]
+        head = _output_embeddings(model)
+        linear = [p for p, v in views.items() if v.kind != "norm" and v.module is not head]
+        found = biased or linear
+    else:
+        found = [path for path, view in views.items() if view.role in method.default_roles]
+    names = ", ".join(sorted({path.rpartition(".")[2] for path in views})[:12])
+    return _need(
+        found,
+        f"No layer of {type(model).__name__} looks like a {' or '.join(sorted(method.default_roles))} "
+        f"projection; say target_modules. Its layers are called {names}.",
+    )
+
+
+def _need(found: list[str], message: str) -> list[str]:
+    if not found:
+        raise TargetError(message)
+    return found
+
+
+def _output_embeddings(model: nn.Module) -> nn.Module | None:
+    getter = getattr(model, "get_output_embeddings", None)
+    return getter() if getter is not None else None
+
+
+def _check_name(
+    model: nn.Module, name: str, views: Mapping[str, LayerView], method: type[LayerAdapter]
+) -> None:
+    hit = [(p, m) for p, m in model.named_modules() if matches_suffix(p, [name])]
+    strange = next(((p, m) for p, m in hit if p not in views), None)
+    if hit and strange is None:
+        return
+    valid = {path.rpartition(".")[2] for path in views}
+    if not hit:
+        hint = did_you_mean(name, valid)
+        raise TargetError(f"target_modules: {name!r} matches no layer of the model.{hint}")
+    if any(path in views for path, _ in hit):
+        return  # such as a head that is trained whole, beside layers of the same name
+    path, module = strange or hit[0]
+    kinds = ", ".join(sorted(method.kinds))
+    raise TargetError(
+        f"target_modules: {name!r} matches {path!r}, a {type(module).__name__}; "
+        f"{method.__name__} adapts {kinds}.{did_you_mean(name, valid)}"
+    )
+
+
+def _without_excluded(config: TargetedConfig, chosen: list[str]) -> list[str]:
+    exclude = config.exclude_modules
+    if exclude is None:
+        return chosen
+    if isinstance(exclude, str):
+        out = {path for path in chosen if re.fullmatch(exclude, path)}
+    else:
+        out = {path for path in chosen if matches_suffix(path, exclude)}
+    if not out:
+        names = {path.rpartition(".")[2] for path in chosen}
+        hint = did_you_mean(str(exclude if isinstance(exclude, str) else exclude[0]), names)
+        raise TargetError(f"exclude_modules={exclude!r} matches none of the targets.{hint}")
+    kept = [path for path in chosen if path not in out]
+    return _need(kept, f"exclude_modules={exclude!r} leaves no target.")
+
+
+def _in_layers(config: TargetedConfig, chosen: list[str]) -> list[str]:
+    if config.layers_to_transform is None:
+        return chosen
+    asked = config.layers_to_transform
+    wanted = [asked] if isinstance(asked, int) else list(asked)
+    lists = config.layers_pattern
+    names = [lists] if isinstance(lists, str) else lists
+    prefix = "|".join(map(re.escape, names)) if names else r"[^.]+"
+    pattern = re.compile(rf"(?:^|.*?\.)(?:{prefix})\.(\d+)\.")
+    index = {path: int(m.group(1)) for path in chosen if (m := pattern.match(path))}
+    if not index:
+        raise TargetError(f"layers_pattern={lists!r} is in no path such as {chosen[0]!r}.")
+    missing = sorted(set(wanted) - set(index.values()))
+    if missing:
+        low, high = min(index.values()), max(index.values())
+        raise TargetError(f"layers_to_transform: no layer {missing}; the targets are in {low} to {high}.")
+    return [path for path in chosen if index.get(path) in wanted]
+
+
+def _inside(path: str, modules: Iterable[str]) -> bool:
+    return any(path == module or path.startswith(f"{module}.") for module in modules)
+
+
+def shortest_names(chosen: Iterable[str], every: Iterable[str]) -> list[str]:
+    """The shortest suffixes that match all of `chosen` and nothing else of `every`."""
+    chosen = list(chosen)
+    others = set(every) - set(chosen)
+    names: dict[str, None] = {}
+    for path in chosen:
+        parts = path.split(".")
+        for length in range(1, len(parts) + 1):
+            name = ".".join(parts[-length:])
+            if not any(matches_suffix(other, [name]) for other in others):
+                names[name] = None
+                break
+        else:
+            names[path] = None
+    return list(names)

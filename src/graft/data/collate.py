@@ -1,0 +1,67 @@
+"""Rows of `prepare` -> one padded batch of tensors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from graft.config import TaskType
+from graft.data.template import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Collator"]
+
+
+class Collator:
+    """Pads rows on the right to the longest of the batch.
+
+    Args:
+        tokenizer: Gives the id to pad with: its pad token's, else its end token's, else 0. Which
+            one matters to nothing: padding is masked out and never learned.
+        task_type: SEQ_CLS rows have one label each, others one per token.
+        pad_to_multiple_of: Round the length of inputs up to a multiple of this.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        task_type: TaskType,
+        pad_to_multiple_of: int | None = None,
+    ) -> None:
+        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self.pad_id = next(token for token in ids if isinstance(token, int))
+        self.task_type = task_type
+        self.multiple = pad_to_multiple_of or 1
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """The batch of `rows`.
+
+        Returns:
+            `input_ids` and `attention_mask`, `[B, T]`; `labels`, `[B]` for SEQ_CLS, else `[B, T]`
+            (of the targets' own length for SEQ_2_SEQ_LM); `token_type_ids` where rows have them.
+        """
+        inputs = [row["input_ids"] for row in rows]
+        ones = [[1] * len(ids) for ids in inputs]
+        batch = {
+            "input_ids": self._padded(inputs, self.pad_id),
+            "attention_mask": self._padded(ones, 0),
+        }
+        if "token_type_ids" in rows[0]:
+            batch["token_type_ids"] = self._padded([row["token_type_ids"] for row in rows], 0)
+        labels = [row["labels"] for row in rows]
+        if self.task_type is TaskType.SEQ_CLS:
+            batch["labels"] = torch.tensor(labels)
+        else:
+            batch["labels"] = self._padded(labels, IGNORED)
+        return batch
+
+    def _padded(self, rows: list[list[int]], value: int) -> torch.Tensor:
+        longest = max(len(row) for row in rows)
+        length = -(-longest // self.multiple) * self.multiple
+        out = torch.full((len(rows), length), value)  # [B, T]
+        for line, row in zip(out, rows, strict=True):
+            line[: len(row)] = torch.as_tensor(row)
+        return out

@@ -1,0 +1,33 @@
+"""How the demo trains each method: found by trial on the bundled base model, as data.
+
+The learning rates are high, as is right for a model this small. Rows of one step, schedule and
+warm-up are the same for all methods.
+"""
+
+from dataclasses import dataclass
+
+ROWS_PER_STEP = 16
+SCHEDULE = "linear"
+WARMUP_RATIO = 0.05
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """One method's adapter config (fields by name), its highest learning rate and its steps."""
+
+    fields: dict[str, object]
+    learning_rate: float
+    steps: int = 200
+
+
+# In the order of the demo's table; the keys are the methods' names in run files.
+SETTINGS = {
+    "prompt_tuning": MethodSettings({"num_virtual_tokens": 20}, learning_rate=1e-1),
+    "p_tuning": MethodSettings({"num_virtual_tokens": 20}, learning_rate=1e-2),
+    "prefix_tuning": MethodSettings({"num_virtual_tokens": 20}, learning_rate=1e-1),
+    "lora": MethodSettings(
+        {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}, learning_rate=5e-3
+    ),
+    "ia3": MethodSettings({}, learning_rate=1e-1),
+    "bitfit": MethodSettings({}, learning_rate=3e-2),
+}

@@ -1,0 +1,256 @@
+"""What a method is: the abstract classes that every adapter module implements.
+
+Letters of shapes, here and everywhere: B rows, T tokens, D hidden, I in, O out, R rank,
+N virtual tokens, L layers, H key-value heads, K head dimension, V vocabulary.
+
+Methods know nothing of models, routing or files. What they need of the base model reaches them
+as a `Layer` (one target layer) or a `BaseShape` (the model as a whole).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from graft.config import PeftConfig
+from graft.errors import CheckpointError, ConfigError
+from graft.methods.affine import Affine
+
+__all__ = [
+    "BaseShape",
+    "Layer",
+    "LayerAdapter",
+    "PrefixAdapter",
+    "PromptAdapter",
+    "VirtualTokens",
+    "adapter_dtype",
+    "check_shape",
+    "matches_suffix",
+]
+
+
+class Layer(Protocol):
+    """One view of a target layer, whatever its class (Linear, Conv1D, LayerNorm)."""
+
+    path: str
+    role: str | None  # "query", "key", "value", "qkv", "down", or None
+    in_features: int
+    out_features: int
+
+    @property
+    def weight(self) -> Tensor: ...  # [O, I]; [O] for a norm
+
+    @property
+    def bias(self) -> Tensor | None: ...  # [O]
+
+
+@dataclass(frozen=True)
+class BaseShape:
+    """What virtual tokens need to know of the base model.
+
+    Attributes:
+        hidden: D, size of an input embedding.
+        num_layers: L, layers that hold a key-value cache (the decoder's in an encoder-decoder).
+        num_heads: H, key-value heads.
+        head_dim: K.
+        vocab_size: V, rows of the input embedding.
+        submodules: 2 for an encoder-decoder, else 1; PEFT repeats saved prompts so many times.
+        dtype: Of the parameters to make.
+        device: Of the parameters to make.
+        embed: ids [N] -> input embeddings [N, D], as the model's first layer sees them.
+        tokenize: text -> ids, with the tokenizer named in the config.
+        key_values: ids [N] -> the model's own key-value cache [L, 2, H, N, K] of these tokens.
+    """
+
+    hidden: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    vocab_size: int
+    submodules: int
+    dtype: torch.dtype
+    device: torch.device
+    embed: Callable[[Tensor], Tensor]
+    tokenize: Callable[[str], list[int]]
+    key_values: Callable[[Tensor], Tensor]
+
+    def sampled_ids(self, count: int) -> Tensor:
+        """`count` random rows of the vocabulary."""
+        return torch.randint(0, self.vocab_size, (count,), device=self.device)
+
+    def text_ids(self, text: str, count: int) -> Tensor:
+        """The ids of `text`, cut or repeated to `count`."""
+        ids = self.tokenize(text)
+        if not ids:
+            raise ConfigError(f"The text to start from, {text!r}, has no tokens.")
+        repeats = -(-count // len(ids))
+        return torch.tensor((ids * repeats)[:count], device=self.device)
+
+
+def adapter_dtype(base: torch.dtype) -> torch.dtype:
+    """fp32 over a half-precision (or quantised) base, else the base's own dtype."""
+    return base if base in (torch.float32, torch.float64) else torch.float32
+
+
+def matches_suffix(path: str, names: Iterable[str]) -> bool:
+    """Whether `path` is one of `names` or ends with one at a dot (PEFT's rule for lists)."""
+    return any(path == name or path.endswith(f".{name}") for name in names)
+
+
+class LayerAdapter(nn.Module, ABC):
+    """One adapter at one target layer: LoRA, IA3, BitFit.
+
+    Subclasses take `(config, layer)` and start as the identity unless the config says otherwise.
+    """
+
+    config_class: ClassVar[type[PeftConfig]]
+    learning_rate: ClassVar[float]  # a default that trains
+    kinds: ClassVar[frozenset[str]] = frozenset({"linear", "conv1d"})  # of layers it can adapt
+    # Roles adapted where the config names no targets; empty: every layer that has a bias.
+    default_roles: ClassVar[frozenset[str]] = frozenset()
+    disk_names: ClassVar[Mapping[str, str]]  # parameter -> PEFT's suffix
+
+    @abstractmethod
+    def __init__(self, config: Any, layer: Layer) -> None:
+        super().__init__()
+
+    @abstractmethod
+    def affine(self, layer: Layer) -> Affine:
+        """This adapter's effect on `layer`, differentiable in its parameters."""
+
+    @classmethod
+    def resolved(cls, config: Any, layers: Sequence[Layer], names: list[str]) -> Any:
+        """A copy of `config` that says what was chosen where it had left the choice open.
+
+        Args:
+            config: The user's config; not changed.
+            layers: The target layers found.
+            names: Suffixes that match just these.
+        """
+        return config if config.is_regex else config.changed(target_modules=names)
+
+    def to_disk(self) -> dict[str, Tensor]:
+        """Tensors by PEFT's suffix."""
+        return {
+            suffix: self.get_parameter(name).detach() for name, suffix in self.disk_names.items()
+        }
+
+    def from_disk(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take the values in; keys are those of `to_disk`, shapes are checked by the caller."""
+        with torch.no_grad():
+            for name, suffix in self.disk_names.items():
+                self.get_parameter(name).copy_(tensors[suffix])
+
+
+class VirtualTokens(nn.Module, ABC):
+    """N learned vectors per adapter: a plain table, or what an encoder makes of one.
+
+    Subclasses take `(config, base)` and set one of `prompt_embeddings` and `encoder`.
+    """
+
+    config_class: ClassVar[type[PeftConfig]]
+    learning_rate: ClassVar[float]
+
+    @abstractmethod
+    def __init__(self, config: Any, base: BaseShape) -> None:
+        super().__init__()
+        self.num_virtual_tokens: int = config.num_virtual_tokens
+        self.base = base
+        self.encoder: nn.Module | None = None  # () -> rows
+        self.register_parameter("prompt_embeddings", None)
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers per virtual token."""
+
+    def rows(self) -> Tensor:
+        """The vectors, [N, width]."""
+        return self.prompt_embeddings if self.encoder is None else self.encoder()
+
+    def to_disk(self) -> dict[str, Tensor]:
+        """What PEFT saves: the vectors, without the encoder that made them."""
+        with torch.no_grad():
+            return {"prompt_embeddings": self.rows().detach()}
+
+    def from_disk(
+        self, tensors: Mapping[str, Tensor], encoder: Mapping[str, Tensor] | None
+    ) -> None:
+        """Take saved vectors in, and the encoder where it was kept.
+
+        Args:
+            tensors: `prompt_embeddings` [N, width], or [submodules * N, width].
+            encoder: State of the encoder; None where it was not saved, as in any file of PEFT's.
+                The vectors are then fixed: nothing is left that could be trained on.
+        """
+        rows = tensors["prompt_embeddings"]
+        if len(rows) != self.num_virtual_tokens * self.base.submodules:
+            check_shape("prompt_embeddings", rows, (self.num_virtual_tokens, self.width))
+        rows = rows[: self.num_virtual_tokens].to(self.base.dtype)
+        check_shape("prompt_embeddings", rows, (self.num_virtual_tokens, self.width))
+        if self.encoder is None:
+            with torch.no_grad():
+                self.prompt_embeddings.copy_(rows)
+        elif encoder is None:
+            self.encoder = None
+            self.prompt_embeddings = nn.Parameter(rows.to(self.base.device), requires_grad=False)
+        else:
+            self.encoder.load_state_dict(dict(encoder))
+            if not torch.allclose(self.rows().detach().cpu(), rows.cpu(), atol=1e-5):
+                raise CheckpointError(
+                    "The saved encoder does not make the saved virtual tokens; "
+                    "the two files of this adapter are from different runs."
+                )
+
+
+class PromptAdapter(VirtualTokens):
+    """Virtual tokens given to the model as input embeddings: Prompt-Tuning, P-Tuning."""
+
+    @property
+    def width(self) -> int:
+        return self.base.hidden
+
+    def embeddings(self) -> Tensor:
+        """The virtual tokens, [N, D]."""
+        return self.rows()
+
+    def to_disk(self) -> dict[str, Tensor]:
+        # PEFT keeps a copy for the decoder of an encoder-decoder and never reads it.
+        rows = super().to_disk()["prompt_embeddings"]
+        return {"prompt_embeddings": rows.repeat(self.base.submodules, 1)}
+
+
+class PrefixAdapter(VirtualTokens):
+    """Virtual tokens given to every layer as keys and values: Prefix-Tuning."""
+
+    @property
+    def width(self) -> int:
+        return 2 * self.base.num_layers * self.base.num_heads * self.base.head_dim
+
+    def key_values(self) -> Tensor:
+        """The prefix, [L, 2, H, N, K]; index 0 of the second axis is the keys."""
+        layout = (self.base.num_layers, 2, self.base.num_heads, self.base.head_dim)
+        return self.rows().view(-1, *layout).permute(1, 2, 3, 0, 4)
+
+    def set_key_values(self, key_values: Tensor) -> None:
+        """Start from the cache [L, 2, H, N, K] of real tokens (needs a prefix without projection)."""
+        if self.encoder is not None:
+            raise ConfigError("A prefix with prefix_projection cannot start from given key-values.")
+        rows = key_values.permute(3, 0, 1, 2, 4).flatten(1)
+        check_shape("The key-values to start from", rows, (self.num_virtual_tokens, self.width))
+        with torch.no_grad():
+            self.prompt_embeddings.copy_(rows)
+
+
+def check_shape(name: str, given: Tensor, wanted: Sequence[int]) -> None:
+    """Raise a CheckpointError that names both shapes unless they are equal."""
+    if tuple(given.shape) != tuple(wanted):
+        raise CheckpointError(
+            f"{name} has shape {tuple(given.shape)}, the model needs {tuple(wanted)}; "
+            "was the adapter trained on another base model?"
+        )

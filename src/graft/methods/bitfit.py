@@ -1,0 +1,123 @@
+"""BitFit: train the bias terms and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from graft.config import PeftConfig, PeftType
+from graft.errors import ConfigError
+from graft.methods.affine import Affine
+from graft.methods.base import Layer, LayerAdapter, adapter_dtype
+from graft.methods.targeting import TargetedConfig
+
+__all__ = ["BitFit", "BitFitConfig", "is_bias_only"]
+
+# PEFT has no BitFit. A LoRA that targets nothing and trains every bias is the same thing to it.
+_NO_TARGET = "dummy-target-modules"
+
+
+def is_bias_only(raw: dict[str, Any]) -> bool:
+    """Whether the LoRA config `raw` targets no layer, so that only biases are left in it."""
+    return raw.get("target_modules") == _NO_TARGET
+
+
+@dataclass(kw_only=True)
+class BitFitConfig(TargetedConfig):
+    """BitFit: `y = W x + b` with b trained.
+
+    Ben Zaken et al., "BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based
+    Masked Language-models", section 2.
+
+    `target_modules=None` takes every layer that has a bias, norms included. In a model without
+    biases (Llama) it takes all linear layers and gives them a bias that starts at zero.
+
+    On disk: PEFT's LoRA with `bias="all"` and no target where the model has the biases, PEFT's
+    BEFT where they are new; PEFT loads both.
+
+    Attributes:
+        new_biases: Whether the biases are new ones; filled in when attached.
+    """
+
+    peft_type: ClassVar[PeftType] = PeftType.BITFIT
+    new_biases: bool = False
+
+    @classmethod
+    def claims(cls, raw: dict[str, Any]) -> bool:
+        return raw.get("peft_type") in ("BITFIT", "BEFT") or (
+            raw.get("peft_type") == "LORA" and is_bias_only(raw)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        shared = {name: value for name, value in super().to_dict().items() if name in _SHARED}
+        if self.new_biases:
+            return {**shared, "peft_type": "BEFT", "target_modules": self.target_modules}
+        return {**shared, "peft_type": "LORA", "r": 1, "target_modules": _NO_TARGET, "bias": "all"}
+
+    @classmethod
+    def _read(cls, raw: dict[str, Any]) -> PeftConfig:
+        values = {name: raw[name] for name in _SHARED if name in raw}
+        if raw["peft_type"] == "LORA":
+            return cls(**values)  # the tensors say which biases: see `located`
+        return cls(**values, target_modules=raw.get("target_modules"), new_biases=True)
+
+    def located(self, paths: Sequence[str]) -> BitFitConfig:
+        """The config with the layers at `paths`, read off a checkpoint, as its targets."""
+        return self if self.target_modules else self.changed(target_modules=list(paths))
+
+
+_SHARED = frozenset(PeftConfig.defaults())
+
+
+class BitFit(LayerAdapter):
+    """The bias of one layer, whole: `shift = bias - the base's own bias`."""
+
+    config_class = BitFitConfig
+    learning_rate = 1e-3
+    kinds = frozenset({"linear", "conv1d", "norm"})
+
+    def __init__(self, config: BitFitConfig, layer: Layer) -> None:
+        super().__init__(config, layer)
+        self.is_new = config.new_biases
+        own = layer.bias
+        options: Any = {"dtype": adapter_dtype(layer.weight.dtype), "device": layer.weight.device}
+        start = (
+            torch.zeros(layer.out_features, **options)
+            if own is None
+            else own.detach().to(**options)
+        )
+        self.bias = nn.Parameter(start.clone())  # [O]
+        self.register_buffer("base_bias", start.clone(), persistent=False)
+
+    def affine(self, layer: Layer) -> Affine:
+        return Affine(shift=self.bias - self.base_bias)
+
+    @classmethod
+    def resolved(
+        cls, config: BitFitConfig, layers: Sequence[Layer], names: list[str]
+    ) -> BitFitConfig:
+        chosen = super().resolved(config, layers, names)
+        bare = [layer.path for layer in layers if layer.bias is None]
+        if bare and any(layer.weight.ndim == 1 for layer in layers):
+            raise ConfigError(
+                f"BitFit: {bare[0]} has no bias, while norms among the targets have one. Adapt "
+                "either biases that are there or new ones on linear layers; name one kind in "
+                "target_modules."
+            )
+        return chosen.changed(new_biases=bool(bare))
+
+    def to_disk(self) -> dict[str, Tensor]:
+        if not self.is_new:
+            return {"bias": self.bias.detach()}
+        return {"beft_bias": (self.bias - self.base_bias).detach()[None]}  # PEFT's shape: [1, O]
+
+    def from_disk(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            if self.is_new:
+                self.bias.copy_(self.base_bias + tensors["beft_bias"][0])
+            else:
+                self.bias.copy_(tensors["bias"])

@@ -1,0 +1,90 @@
+"""IA3: learned factors on keys, values and the input of the feed-forward's last layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from graft.config import PeftType
+from graft.errors import ConfigError
+from graft.methods.affine import Affine
+from graft.methods.base import Layer, LayerAdapter, adapter_dtype, matches_suffix
+from graft.methods.targeting import TargetedConfig
+
+__all__ = ["IA3", "IA3Config"]
+
+
+@dataclass(kw_only=True)
+class IA3Config(TargetedConfig):
+    """IA3: `k = l_k * W_k x`, `v = l_v * W_v x`, and `W_2 (l_ff * h)` in the feed-forward.
+
+    Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context
+    Learning", section 3.3.
+
+    Attributes:
+        feedforward_modules: Suffixes of the targets whose input is scaled; the others' output is.
+            None: the targets that project back from the feed-forward.
+        init_ia3_weights: True: ones, the identity. False: random (for tests).
+    """
+
+    peft_type: ClassVar[PeftType] = PeftType.IA3
+    # PEFT's IA3Config has no such fields; the resolved target_modules say the same.
+    private_fields: ClassVar[frozenset[str]] = frozenset({"layers_to_transform", "layers_pattern"})
+
+    feedforward_modules: list[str] | str | None = None
+    init_ia3_weights: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.feedforward_modules, set | tuple):
+            self.feedforward_modules = sorted(self.feedforward_modules)
+        if isinstance(self.target_modules, list) and isinstance(self.feedforward_modules, list):
+            strange = [n for n in self.feedforward_modules if n not in self.target_modules]
+            if strange:
+                raise ConfigError(
+                    f"feedforward_modules must be among target_modules {self.target_modules}; "
+                    f"{strange} are not."
+                )
+
+
+class IA3(LayerAdapter):
+    """A vector that scales a layer's output, or its input in the feed-forward."""
+
+    config_class = IA3Config
+    learning_rate = 5e-3
+    default_roles = frozenset({"key", "value", "qkv", "down"})
+    disk_names: ClassVar[dict[str, str]] = {"ia3_l": "ia3_l"}
+
+    def __init__(self, config: IA3Config, layer: Layer) -> None:
+        super().__init__(config, layer)
+        self.feedforward = _is_feedforward(config, layer)
+        shape = (1, layer.in_features) if self.feedforward else (layer.out_features, 1)  # PEFT's
+        dtype = adapter_dtype(layer.weight.dtype)
+        self.ia3_l = nn.Parameter(torch.ones(shape, dtype=dtype, device=layer.weight.device))
+        if not config.init_ia3_weights:
+            nn.init.normal_(self.ia3_l)
+
+    def affine(self, layer: Layer) -> Affine:
+        factors = self.ia3_l.flatten()
+        return Affine(in_scale=factors) if self.feedforward else Affine(out_scale=factors)
+
+    @classmethod
+    def resolved(cls, config: IA3Config, layers: Sequence[Layer], names: list[str]) -> IA3Config:
+        chosen = super().resolved(config, layers, names)
+        if config.feedforward_modules is not None:
+            return chosen
+        forward = {layer.path for layer in layers if _is_feedforward(config, layer)}
+        return chosen.changed(
+            feedforward_modules=[n for n in names if any(matches_suffix(p, [n]) for p in forward)]
+        )
+
+
+def _is_feedforward(config: IA3Config, layer: Layer) -> bool:
+    modules = config.feedforward_modules
+    if modules is None:
+        return layer.role == "down"
+    return matches_suffix(layer.path, [modules] if isinstance(modules, str) else modules)

@@ -1,0 +1,123 @@
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from graft.data.sources import read_files
+from graft.errors import DataError
+
+ROWS = [
+    {"prompt": "when?", "completion": "2024-01-01"},
+    {"prompt": 'a, "b"\nc', "completion": "007"},
+    {"prompt": "line\u2028separator", "completion": "NA"},
+]
+
+
+def write(path: Path, content: str) -> str:
+    path.write_text(content, encoding="utf-8", newline="")
+    return str(path)
+
+
+def test_every_kind_gives_the_same_text(tmp_path: Path) -> None:
+    lines = [json.dumps(row, ensure_ascii=False) for row in ROWS]
+    with (tmp_path / "c.csv").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, ["prompt", "completion"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "d.parquet")
+    paths = [
+        write(tmp_path / "a.json", json.dumps(ROWS, indent=2)),
+        write(tmp_path / "b [1].jsonl", "\r\n".join(lines) + "\n\n"),
+        str(tmp_path / "c.csv"),
+        str(tmp_path / "d.parquet"),
+        write(tmp_path / "lines.json", "\n".join(lines)),
+    ]
+    for path in paths:
+        assert read_files([path]).items == ROWS, path
+
+
+def test_text_is_one_row(tmp_path: Path) -> None:
+    rows = read_files([write(tmp_path / "a.txt", "one\n\ntwo\n")])
+    assert rows.items == [{"text": "one\n\ntwo\n"}]
+
+
+def test_a_column_that_only_later_rows_have_is_there(tmp_path: Path) -> None:
+    rows = read_files([write(tmp_path / "a.jsonl", '{"a": 1}\n{"a": 2, "b": 3}')])
+    assert rows.columns == ["a", "b"]
+    assert rows.items == [{"a": 1}, {"a": 2, "b": 3}]
+
+
+def test_a_cell_longer_than_the_csv_module_likes(tmp_path: Path) -> None:
+    long = "x" * 200_000
+    rows = read_files([write(tmp_path / "a.csv", f"text\n{long}\n")])
+    assert rows.items == [{"text": long}]
+
+
+def test_files_follow_each_other_and_rows_know_their_place(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", '{"n": 0}\n{"n": 1}\n')
+    second = write(tmp_path / "b.json", '[{"n": 2}]')
+    rows = read_files([first, second])
+    assert [row["n"] for row in rows.items] == [0, 1, 2]
+    assert rows.where(1) == f"row 2 of {first}"
+    assert rows.where(2) == f"row 1 of {second}"
+    assert rows.name == f"{first} (and 1 more)"
+    assert len(rows.head(1).items) == 1
+    assert rows.head(None) is rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", '{"a": 1}\n\n{"a": \n', "line 3: not JSON"),
+        ("a.json", '[{"a": 1},\n {"a" 2}]', "line 2: not JSON"),
+        ("a.jsonl", '{"a": 1}\n3\n', "line 2: expected an object, not int"),
+        ("a.json", '[{"a": 1}, "b"]', "row 2: expected an object, not str"),
+        ("a.json", '{\n "a": 1\n}', "one object a line, or one list of objects"),
+        ("a.csv", "a,b\n1,2\n1,2,3\n", "line 3: 3 cells, but 2 columns"),
+        ("a.csv", 'a,b\n1,"2\n', "not CSV"),
+        ("a.csv", "a,a\n1,2\n", "two columns have the same name"),
+        ("a.csv", "a,b\n", "is empty"),
+        ("a.json", "[]", "is empty"),
+        ("a.jsonl", "\n\n", "is empty"),
+        ("a.txt", " \n", "is empty"),
+        ("a.parquet", "", "is empty"),
+        ("a.parquet", "PAR0", "is not Parquet"),
+        ("a.docx", "x", "unknown kind '.docx': expected one of json, jsonl, csv, parquet, txt"),
+        ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid 1", "git lfs pull"),
+    ],
+)
+def test_what_cannot_be_read_says_where_and_why(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    path = write(tmp_path / name, content)
+    with pytest.raises(DataError) as error:
+        read_files([path])
+    assert message in str(error.value)
+    assert path in str(error.value)
+
+
+def test_other_encodings_are_named_with_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes("text\nok\n你好\n".encode("gbk"))
+    with pytest.raises(DataError, match=r"line 3: not UTF-8"):
+        read_files([str(path)])
+
+
+def test_a_missing_file_gets_the_nearest_name(tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", "{}")
+    with pytest.raises(DataError, match=r"does not exist\. Did you mean train\.jsonl\?"):
+        read_files([str(tmp_path / "trian.jsonl")])
+    with pytest.raises(DataError, match="neither does the folder"):
+        read_files([str(tmp_path / "no" / "train.jsonl")])
+    (tmp_path / "folder.json").mkdir()
+    with pytest.raises(DataError, match="is a folder"):
+        read_files([str(tmp_path / "folder.json")])
+
+
+def test_files_of_different_kinds_are_refused(tmp_path: Path) -> None:
+    paths = [write(tmp_path / "a.jsonl", '{"text": "a"}'), write(tmp_path / "b.csv", "text\na\n")]
+    with pytest.raises(DataError, match="different kinds"):
+        read_files(paths)
