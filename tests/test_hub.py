@@ -165,13 +165,13 @@ def test_weights_that_are_missing(llama, tmp_path, caplog):
     model.model.save_pretrained(tmp_path / "headless")  # the decoder without its lm_head
     with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
         load_model(str(tmp_path / "headless"), TaskType.CAUSAL_LM)
-    assert not caplog.records
+    assert not [r for r in caplog.records if r.name == "graft"]
 
     # A head that is to be learned is fine; a random part that stays frozen is told.
     BertForMaskedLM(BertConfig(num_hidden_layers=1, **SIZES)).save_pretrained(tmp_path / "mlm")
     save_tokenizer(tmp_path / "mlm", pad_token="<pad>")
     load_model(str(tmp_path / "mlm"), TaskType.SEQ_CLS, label_names=["no", "yes"])
-    (record,) = caplog.records
+    (record,) = [r for r in caplog.records if r.name == "graft"]
     assert "bert.pooler" in record.getMessage()
     assert "classifier" not in record.getMessage()
 

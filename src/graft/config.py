@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from dataclasses import MISSING, asdict, dataclass, fields
 from enum import Enum, StrEnum
 from pathlib import Path
@@ -88,7 +89,8 @@ class PeftConfig:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        PeftConfig._registry.append(cls)
+        if "peft_type" in cls.__dict__:  # the others are shared by several methods
+            PeftConfig._registry.append(cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Before dataclass's own __init__, so that a misspelt field gets an answer that helps.
@@ -192,6 +194,10 @@ class PeftConfig:
         for name, value in values.items():
             setattr(other, name, value)
         return other
+
+    def located(self, keys: Iterable[str]) -> Self:
+        """The config with what the `keys` of its checkpoint tell, where the file itself does not."""
+        return self
 
     def require(self, name: str, kind: type, low: float | None = None) -> None:
         """Check that the field `name` is a `kind` (not a bool) and at least `low`."""

@@ -1,4 +1,4 @@
-"""Base models and tokenizers: from a folder, the Hugging Face hub or ModelScope.
+"""Base models, tokenizers and adapters' files: from a folder, the Hugging Face hub or ModelScope.
 
 Code that comes with a model is never run. Weights are safetensors, or a `.bin` that transformers
 reads without unpickling objects, where there is nothing else.
@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -31,7 +33,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from graft.config import CONFIG_NAME, TaskType
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
-__all__ = ["load_model", "load_tokenizer", "resolve"]
+__all__ = ["adapter_folder", "load_model", "load_tokenizer", "resolve", "saved_label_names"]
 
 _LOG = logging.getLogger("graft")
 
@@ -43,6 +45,15 @@ _AUTO_CLASSES = {
     TaskType.QUESTION_ANS: transformers.AutoModelForQuestionAnswering,
     TaskType.FEATURE_EXTRACTION: transformers.AutoModel,
 }
+_ADAPTER_FILES = (
+    CONFIG_NAME,
+    "adapter_model.*",
+    "graft_state.safetensors",
+    "tokenizer*",
+    "*.jinja",
+    "run.yaml",
+    "summary.json",
+)
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -133,6 +144,14 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
         raise _unreadable(source, "a tokenizer", error) from None
 
 
+def saved_label_names(folder: Path) -> list[str] | None:
+    """The label names that the run of the adapter in `folder` noted; None where it noted none."""
+    summary = folder / "summary.json"
+    if not summary.is_file():
+        return None
+    return json.loads(summary.read_text(encoding="utf-8")).get("label_names")
+
+
 def _check_folder(folder: Path) -> None:
     if (folder / CONFIG_NAME).is_file() and not (folder / "config.json").is_file():
         base = json.loads((folder / CONFIG_NAME).read_text()).get("base_model_name_or_path")
@@ -152,10 +171,64 @@ def _check_folder(folder: Path) -> None:
                 )
 
 
+def adapter_folder(
+    source: str | Path,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+) -> Path:
+    """The folder here that holds the adapter `source`, downloaded where it lies on a hub.
+
+    Args:
+        source: A folder, `ORG/NAME` or `hf:ORG/NAME` on Hugging Face, `ms:ORG/NAME` on ModelScope.
+        revision: Branch, tag or commit on the hub.
+        subfolder: Folder of the adapter in `source`.
+        cache_dir: Where downloads are kept; None for the hub's own cache.
+        token: For private repositories on Hugging Face.
+
+    Raises:
+        ConfigError: No such folder or id.
+        CheckpointError: A folder that holds no adapter.
+    """
+    kind, _, name = str(source).partition(":")
+    folder = Path(source).expanduser()
+    if kind == "ms":
+        folder = Path(_modelscope_snapshot(name, revision))
+    elif not folder.is_dir():
+        name = str(source).removeprefix("hf:")
+        if folder.is_absolute() or str(source).startswith((".", "~")) or name.count("/") != 1:
+            raise CheckpointError(f"There is no adapter folder {source}.")
+        inside = f"{subfolder}/" if subfolder else ""
+        with _hugging_face_errors(name, revision, "adapter"):
+            snapshot = snapshot_download(
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                token=token,
+                allow_patterns=[f"{inside}{pattern}" for pattern in _ADAPTER_FILES],
+            )
+        folder = Path(snapshot)
+    folder = folder / (subfolder or "")
+    if not (folder / CONFIG_NAME).is_file():
+        inside = [entry.parent.name for entry in folder.glob(f"*/{CONFIG_NAME}")]
+        hint = f" There are adapters in it: {', '.join(sorted(inside))}." if inside else ""
+        raise CheckpointError(f"{folder} holds no adapter: it has no {CONFIG_NAME}.{hint}")
+    return folder
+
+
 def _on_hugging_face(name: str, revision: str | None) -> str:
     """`name`, once its config is known to be there."""
-    try:
+    with _hugging_face_errors(name, revision, "base model"):
         hf_hub_download(name, "config.json", revision=revision)
+    return name
+
+
+@contextmanager
+def _hugging_face_errors(name: str, revision: str | None, what: str) -> Iterator[None]:
+    """Turn the client's errors inside the block into a sentence each."""
+    try:
+        yield
     except HFValidationError:
         raise ConfigError(
             f"{name!r} is neither a folder here nor an id of the form ORG/NAME."
@@ -174,29 +247,32 @@ def _on_hugging_face(name: str, revision: str | None) -> str:
         raise ConfigError(f"{name} has no revision {revision!r} on Hugging Face.") from None
     except LocalEntryNotFoundError:
         raise ConfigError(
-            f"There is no folder {name} here, the model is not in the local cache, and Hugging "
+            f"There is no folder {name} here, the {what} is not in the local cache, and Hugging "
             "Face cannot be reached. Check the connection, or set HF_ENDPOINT to a mirror."
         ) from None
     except EntryNotFoundError:
-        raise CheckpointError(f"{name} on Hugging Face is no base model: no config.json.") from None
+        raise CheckpointError(f"{name} on Hugging Face is no {what}: no config.json.") from None
     except HfHubHTTPError as error:
         raise ConfigError(f"Hugging Face does not give {name}: {_first_line(error)}") from None
-    return name
 
 
 def _from_modelscope(name: str, revision: str | None) -> str:
+    folder = _modelscope_snapshot(name, revision)
+    _check_folder(Path(folder))
+    return folder
+
+
+def _modelscope_snapshot(name: str, revision: str | None) -> str:
     try:
-        from modelscope import snapshot_download  # pyright: ignore[reportMissingImports]
+        from modelscope import snapshot_download as download  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise ConfigError(
             f"ms:{name} needs the package modelscope: pip install 'graft-peft[modelscope]'."
         ) from None
     try:
-        folder = snapshot_download(name, revision=revision)
+        return str(download(name, revision=revision))
     except Exception as error:  # the package promises no classes of errors
         raise ConfigError(f"ModelScope does not give {name}: {_first_line(error)}") from None
-    _check_folder(Path(folder))
-    return str(folder)
 
 
 def _check_missing(

@@ -17,7 +17,7 @@ def run(*words: str) -> int:
 
 
 class Ours(RuntimeError):
-    """As `graft.train.loop.TrainingError` is."""
+    """As `graft.training.loop.TrainingError` is."""
 
     __module__ = "graft.somewhere"
 

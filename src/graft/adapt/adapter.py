@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.adapt.layers import LayerView
+from graft.adapt.site import trainable_copy
 from graft.adapt.structure import base_shape, head_paths
 from graft.adapt.targets import find_targets
 from graft.config import PeftConfig
@@ -30,8 +31,7 @@ class Adapter(nn.Module):
         config: The resolved config.
         views: The target layers by path.
         layers: The layer adapters by path.
-        saved: The modules trained whole, by path.
-        saved_paths: Their paths, also before the copies are made.
+        saved: The modules trained whole (copies of the base model's), by path.
         virtual_tokens: The prompt or prefix, or None.
     """
 
@@ -41,7 +41,6 @@ class Adapter(nn.Module):
         self.views: dict[str, LayerView] = {}
         self.layers: dict[str, LayerAdapter] = {}
         self.saved: dict[str, nn.Module] = {}
-        self.saved_paths: list[str] = []
         self.virtual_tokens: VirtualTokens | None = None
 
     def add_layer(self, view: LayerView, adapter: LayerAdapter) -> None:
@@ -86,7 +85,8 @@ def build_adapter(model: nn.Module, given: PeftConfig) -> Adapter:
     else:
         assert isinstance(config, PromptLearningConfig)
         adapter = _with_virtual_tokens(model, config, method)
-    adapter.saved_paths = saved
+    for path in saved:
+        adapter.save_module(path, trainable_copy(model.get_submodule(path)))
     return adapter
 
 
@@ -112,9 +112,8 @@ def _with_virtual_tokens(
     shape = base_shape(model, getattr(config, "tokenizer_name_or_path", None))
     virtual = method(config, shape)
     resolved = config.changed(
-        token_dim=virtual.token_dim,
+        **virtual.sizes,
         num_layers=shape.num_layers,
-        num_attention_heads=shape.num_heads,
         num_transformer_submodules=shape.submodules,
     )
     adapter = Adapter(resolved)

@@ -11,7 +11,8 @@ of the text alone.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -211,11 +212,21 @@ class Composer:
             caches.append(torch.cat(kv, dim=3) if kv else None)
         return Composition(groups, tokens, caches, text, left=self.causal)
 
+    @contextmanager
+    def writing(self, batch: Composition, given: Mapping[str, Any]) -> Iterator[None]:
+        """Write the virtual tokens of `batch` over their placeholders inside the block."""
+        from_ids = given.get("input_ids") is not None and not _continues(given)
+        if batch.prompt_length and from_ids:
+            self.embedding.composition = batch
+        try:
+            yield
+        finally:
+            self.embedding.composition = None
+
     def forward_inputs(self, batch: Composition, given: dict[str, Any]) -> dict[str, Any]:
         """The base model's arguments for one forward over `batch`, from the caller's."""
         out = dict(given)
-        past = out.get("past_key_values")
-        continues = past is not None and past.get_seq_length() > 0
+        continues = _continues(given)
         mask = self._virtual_tokens(batch, out, continues)
         if batch.prefix_length:
             mask = self._prefix_mask(batch, out, mask)
@@ -319,6 +330,12 @@ class Composer:
             moved = given + (batch.prompt_counts(mask.device) + prefixes)[:, None]
             positions = batch.with_text(positions, moved)
         out["position_ids"] = positions
+
+
+def _continues(given: Mapping[str, Any]) -> bool:
+    """Whether the rows have begun in a forward before: their virtual tokens are in the cache."""
+    past = given.get("past_key_values")
+    return past is not None and past.get_seq_length() > 0
 
 
 def _padded_front(value: Tensor, count: int) -> Tensor:

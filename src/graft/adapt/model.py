@@ -60,7 +60,7 @@ class PeftModel(nn.Module):
         self.saved: dict[str, SavedModule] = {}
         self._active: tuple[str, ...] = ()
         self._composer: Composer | None = None
-        if getattr(model, "is_gradient_checkpointing", False):
+        if getattr(model, "is_activation_checkpointing", False):
             self.gradient_checkpointing_enable()
         if peft_config is not None:
             self.add_adapter(adapter_name, peft_config)
@@ -76,26 +76,28 @@ class PeftModel(nn.Module):
             TargetError: Targets that match nothing.
         """
         self._check_name(adapter_name)
-        adapter = build_adapter(self.base_model, peft_config)
+        self.attach(adapter_name, build_adapter(self.base_model, peft_config))
+
+    def attach(self, name: str, adapter: Adapter) -> None:
+        """Put an adapter that was built for this base model in place."""
+        self._check_name(name)
         for path, layer_adapter in adapter.layers.items():
-            site = self.sites.get(path)
-            if site is None:
-                site = self.sites[path] = Site(adapter.views[path], self.router)
-            site.adapters[adapter_name] = layer_adapter
-        for path in adapter.saved_paths:
-            saved = self.saved.get(path)
-            if saved is None:
-                module = self.base_model.get_submodule(path)
-                saved = self.saved[path] = SavedModule(module, path, self.router)
-            adapter.save_module(path, saved.copy())
-            saved.copies[adapter_name] = adapter.saved[path]
+            if path not in self.sites:
+                self.sites[path] = Site(adapter.views[path], self.router)
+            self.sites[path].adapters[name] = layer_adapter
+        for path, module in adapter.saved.items():
+            if path not in self.saved:
+                own = self.base_model.get_submodule(path)
+                self.saved[path] = SavedModule(own, path, self.router)
+            self.saved[path].copies[name] = module
         if adapter.virtual_tokens is not None and self._composer is None:
             self._composer = Composer(self.base_model)
         if isinstance(adapter.virtual_tokens, PrefixAdapter):
             allow_cache_under_checkpointing(self.base_model)
         adapter.train(self.training)
-        adapter.requires_grad_(not peft_config.inference_mode)
-        self.adapters[adapter_name] = adapter
+        if adapter.config.inference_mode:
+            adapter.requires_grad_(False)
+        self.adapters[name] = adapter
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str) or not name or "." in name or "/" in name or name == BASE:
@@ -282,11 +284,16 @@ class PeftModel(nn.Module):
             gradient_checkpointing_kwargs: For `torch.utils.checkpoint`. `use_reentrant` is always
                 False: the routing of a forward has to reach its recomputation.
         """
-        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
-        options["context_fn"] = self.router.checkpoint_contexts
-        self.base_model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs)
 
-    activation_checkpointing_enable = gradient_checkpointing_enable
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """transformers' newer name of `gradient_checkpointing_enable`; `kwargs` are its own."""
+        options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
+        options["context_fn"] = self.router.checkpoint_contexts
+        base: Any = self.base_model
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **kwargs)
 
     # --- merging --------------------------------------------------------------------------
 
@@ -333,10 +340,13 @@ class PeftModel(nn.Module):
             selected_adapters: Names; None: all.
             **kwargs: PEFT's `safe_serialization=True` and `is_main_process`.
         """
-        checkpoint.refuse_unsafe(kwargs)
+        if kwargs.get("safe_serialization") is False:
+            raise ConfigError("Adapters are written as safetensors only; leave safe_serialization out.")
+        if not kwargs.get("is_main_process", True):
+            return
         for name in self._require(list(self.adapters) if selected_adapters is None else selected_adapters):
             folder = Path(save_directory) / ("" if name == "default" else name)
-            checkpoint.save(self, self.adapters[name], folder)
+            checkpoint.save(self.adapter(name), folder)
 
     def load_adapter(
         self,

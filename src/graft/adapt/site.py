@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from graft.adapt.layers import LayerView
 from graft.adapt.routing import Router
 from graft.methods import Affine, LayerAdapter
+from graft.methods.base import adapter_dtype
 
-__all__ = ["SavedModule", "Site"]
+__all__ = ["SavedModule", "Site", "trainable_copy"]
 
 
 class Site:
@@ -130,27 +131,40 @@ class SavedModule:
         self._original = module.forward
         module.forward = self._forward
 
-    def copy(self) -> nn.Module:
-        """A copy of the base model's module that trains and is not routed."""
-        routed = self.module.__dict__.pop("forward")
-        try:
-            return copy.deepcopy(self.module).requires_grad_(True)
-        finally:
-            self.module.forward = routed
-
     def detach(self) -> None:
         """Give the module its own `forward` back."""
         del self.module.forward
 
-    def _chosen(self, adapters: tuple[str, ...]) -> Callable[..., Tensor]:
-        # Of several active adapters the last one's copy acts, as it was added last.
+    def _call(self, adapters: tuple[str, ...], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         names = [name for name in adapters if name in self.copies]
-        return self.copies[names[-1]] if names else self._original
+        if not names:
+            return self._original(x, *args, **kwargs)
+        # Of several active adapters the last one's copy acts, as it was added last.
+        chosen = self.copies[names[-1]]
+        own = next(chosen.parameters()).dtype
+        y = chosen(x.to(own) if x.is_floating_point() else x, *args, **kwargs)
+        return y.to(next(self.module.parameters()).dtype)
 
     def _forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         groups = self.router.groups
         if len(groups) < 2:
-            return self._chosen(groups[0].adapters if groups else ())(x, *args, **kwargs)
+            return self._call(groups[0].adapters if groups else (), x, *args, **kwargs)
         pieces = x.split(self.router.sizes(x.shape[0]))
-        chosen = (self._chosen(group.adapters) for group in groups)
-        return torch.cat([f(p, *args, **kwargs) for f, p in zip(chosen, pieces, strict=True)])
+        return torch.cat(
+            [
+                self._call(group.adapters, piece, *args, **kwargs)
+                for group, piece in zip(groups, pieces, strict=True)
+            ]
+        )
+
+
+def trainable_copy(module: nn.Module) -> nn.Module:
+    """A copy of a base model's module that trains, in fp32 at least, and is not routed."""
+    routed = module.__dict__.pop("forward", None)
+    try:
+        copied = copy.deepcopy(module)
+    finally:
+        if routed is not None:
+            module.forward = routed
+    parameter = next(copied.parameters())
+    return copied.to(adapter_dtype(parameter.dtype)).requires_grad_(True)

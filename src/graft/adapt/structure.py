@@ -123,6 +123,7 @@ def base_shape(model: nn.Module, tokenizer_name: str | None) -> BaseShape:
     return BaseShape(
         hidden=hidden,
         num_layers=getattr(config, "num_decoder_layers", None) or config.num_hidden_layers,
+        attention_heads=heads,
         num_heads=kv_heads,
         head_dim=getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or hidden // heads,
         vocab_size=weight.shape[0],

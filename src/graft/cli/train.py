@@ -1,4 +1,4 @@
-"""`graft train`: the command line of `graft.train`."""
+"""`graft train`: the command line of `graft.training`."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def train(
 ) -> None:
     """Train an adapter as a run file says."""
     from graft.cli import quieten
-    from graft.train.runfile import load_run_config, split_overrides
+    from graft.training.runfile import load_run_config, split_overrides
 
     config = load_run_config(run_file, split_overrides(changes or []))
     quieten()
-    from graft.train.report import Terminal
-    from graft.train.run import train as run
+    from graft.training.report import Terminal
+    from graft.training.run import train as run
 
     result = run(config, resume=resume, callbacks=[Terminal()])
     for line in _closing_lines(result.summary):

@@ -56,6 +56,7 @@ class BaseShape:
     Attributes:
         hidden: D, size of an input embedding.
         num_layers: L, layers that hold a key-value cache (the decoder's in an encoder-decoder).
+        attention_heads: Attention heads (of the queries).
         num_heads: H, key-value heads.
         head_dim: K.
         vocab_size: V, rows of the input embedding.
@@ -69,6 +70,7 @@ class BaseShape:
 
     hidden: int
     num_layers: int
+    attention_heads: int
     num_heads: int
     head_dim: int
     vocab_size: int
@@ -169,6 +171,17 @@ class VirtualTokens(nn.Module, ABC):
     def width(self) -> int:
         """Numbers per virtual token."""
 
+    @property
+    @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """PEFT's `token_dim` and `num_attention_heads` for the config."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether the vectors came without the encoder that made them, and cannot learn."""
+        own = self.prompt_embeddings
+        return self.encoder is None and own is not None and not own.requires_grad
+
     def rows(self) -> Tensor:
         """The vectors, [N, width]."""
         return self.prompt_embeddings if self.encoder is None else self.encoder()
@@ -215,6 +228,13 @@ class PromptAdapter(VirtualTokens):
     def width(self) -> int:
         return self.base.hidden
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {
+            "token_dim": self.base.hidden,
+            "num_attention_heads": self.base.attention_heads,
+        }
+
     def embeddings(self) -> Tensor:
         """The virtual tokens, [N, D]."""
         return self.rows()
@@ -231,6 +251,11 @@ class PrefixAdapter(VirtualTokens):
     @property
     def width(self) -> int:
         return 2 * self.base.num_layers * self.base.num_heads * self.base.head_dim
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        heads = self.base.num_heads
+        return {"token_dim": heads * self.base.head_dim, "num_attention_heads": heads}
 
     def key_values(self) -> Tensor:
         """The prefix, [L, 2, H, N, K]; index 0 of the second axis is the keys."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ __all__ = ["BitFit", "BitFitConfig", "is_bias_only"]
 
 # PEFT has no BitFit. A LoRA that targets nothing and trains every bias is the same thing to it.
 _NO_TARGET = "dummy-target-modules"
+_KEY_PREFIX = "base_model.model."
 
 
 def is_bias_only(raw: dict[str, Any]) -> bool:
@@ -65,9 +66,18 @@ class BitFitConfig(TargetedConfig):
             return cls(**values)  # the tensors say which biases: see `located`
         return cls(**values, target_modules=raw.get("target_modules"), new_biases=True)
 
-    def located(self, paths: Sequence[str]) -> BitFitConfig:
-        """The config with the layers at `paths`, read off a checkpoint, as its targets."""
-        return self if self.target_modules else self.changed(target_modules=list(paths))
+    def located(self, keys: Iterable[str]) -> Self:
+        """The config with the layers whose biases a checkpoint holds as its targets."""
+        if self.target_modules:
+            return self
+        paths = [
+            key.removeprefix(_KEY_PREFIX).removesuffix(".bias")
+            for key in keys
+            if key.endswith(".bias")
+        ]
+        saved = self.modules_to_save or []
+        targets = [path for path in paths if not any(name in path.split(".") for name in saved)]
+        return self.changed(target_modules=targets)
 
 
 _SHARED = frozenset(PeftConfig.defaults())

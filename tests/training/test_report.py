@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from graft.errors import CheckpointError
-from graft.train.report import LogFile, Start, Terminal, draw_losses
+from graft.training.report import LogFile, Start, Terminal, draw_losses
 
 START = Start(step=0, steps=20, rows=1234, eval_rows=5, trainable=50, parameters=1000, device="cpu")
 RECORD = {

@@ -19,7 +19,7 @@ from transformers import (
 from graft.config import PeftType, TaskType
 from graft.data.collate import Collator
 from graft.methods import METHODS
-from graft.train.config import TrainConfig
+from graft.training.config import TrainConfig
 
 SENTENCES = [f"{who} {does} {what}" for who in ("The cat", "A dog", "My owl") for does in
              ("sees", "wants", "has") for what in ("a fish", "the moon", "no home")]  # fmt: skip

@@ -14,7 +14,7 @@ from graft.config import PeftConfig, TaskType
 from graft.data.config import DataConfig
 from graft.errors import ConfigError
 from graft.methods import METHODS, make_config
-from graft.train.dialects import foreign_name
+from graft.training.dialects import foreign_name
 
 __all__ = ["AdapterSettings", "RunConfig", "TrainConfig"]
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from graft.config import TaskType
 from graft.errors import DataError
-from graft.train.batches import Order, make_batch, split, total_steps
-from graft.train.config import TrainConfig
+from graft.training.batches import Order, make_batch, split, total_steps
+from graft.training.config import TrainConfig
 
 SIZES = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
 

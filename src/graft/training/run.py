@@ -20,15 +20,16 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedTokenizerBase
 
 from graft.adapt import PeftModel, get_peft_model
+from graft.atomic import write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
 from graft.errors import ConfigError
 from graft.hub import load_model, load_tokenizer
-from graft.train.config import RunConfig
-from graft.train.loop import FitResult, TrainingError, fit
-from graft.train.report import Callback, Start, draw_losses
-from graft.train.runfile import dump_run_config
-from graft.train.state import Store, checkpoints, write_text
+from graft.training.config import RunConfig
+from graft.training.loop import FitResult, TrainingError, fit
+from graft.training.report import Callback, Start, draw_losses
+from graft.training.runfile import dump_run_config
+from graft.training.state import Store, checkpoints
 
 __all__ = ["TrainResult", "train"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graft.config import TaskType
 from graft.errors import DataError
-from graft.train.config import TrainConfig
+from graft.training.config import TrainConfig
 
 __all__ = ["Batch", "Collate", "Order", "Rows", "make_batch", "split", "total_steps"]
 

@@ -8,12 +8,10 @@ The adapter lies in it as in any adapter folder (`PeftModel.save_pretrained`); b
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,10 +26,11 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from graft.adapt import PeftModel
+from graft.atomic import whole_folder
 from graft.errors import CheckpointError
-from graft.train.optimizer import load_optimizer_state, optimizer_state
+from graft.training.optimizer import load_optimizer_state, optimizer_state
 
-__all__ = ["Progress", "Store", "Trained", "checkpoints", "whole_folder", "write_text"]
+__all__ = ["Progress", "Store", "Trained", "checkpoints"]
 
 _TENSORS, _VALUES = "training_state.safetensors", "training_state.json"
 
@@ -204,46 +203,6 @@ def checkpoints(output_dir: Path) -> list[Path]:
         return []
     found = [p for p in output_dir.iterdir() if re.fullmatch(r"checkpoint-\d+", p.name)]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-@contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """A folder to fill, which takes the place of `target` once it is complete and on disk."""
-    partial = target.with_name(f".{target.name}.partial")
-    former = target.with_name(f".{target.name}.former")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        for path in [*partial.rglob("*"), partial]:
-            _sync(path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if target.exists():
-        shutil.rmtree(former, ignore_errors=True)
-        target.rename(former)
-    partial.rename(target)
-    _sync(target.parent)
-    shutil.rmtree(former, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is either the old one or the new one, whatever happens."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    _sync(partial)
-    os.replace(partial, path)
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return  # Windows cannot open a folder
-    handle = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _rng_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -23,13 +23,13 @@ from graft.adapt import PeftModel
 from graft.config import TaskType
 from graft.errors import ConfigError
 from graft.methods import METHODS
-from graft.train.batches import Batch, Collate, Order, Rows, make_batch, split, total_steps
-from graft.train.config import TrainConfig
-from graft.train.evaluate import evaluate
-from graft.train.memory import peak_memory_gib, reset_peak_memory
-from graft.train.optimizer import make_optimizer, make_schedule, trainable_parameters
-from graft.train.report import Callback, LogFile, Record, Start
-from graft.train.state import Progress, Store, Trained
+from graft.training.batches import Batch, Collate, Order, Rows, make_batch, split, total_steps
+from graft.training.config import TrainConfig
+from graft.training.evaluate import evaluate
+from graft.training.memory import peak_memory_gib, reset_peak_memory
+from graft.training.optimizer import make_optimizer, make_schedule, trainable_parameters
+from graft.training.report import Callback, LogFile, Record, Start
+from graft.training.state import Progress, Store, Trained
 
 __all__ = ["FitResult", "TrainingError", "fit"]
 
@@ -44,7 +44,7 @@ class FitResult:
 
     Attributes:
         progress: Steps, rows, tokens, seconds and metrics at the end.
-        peak_memory_gib: See `graft.train.memory`; None where the system does not tell.
+        peak_memory_gib: See `graft.training.memory`; None where the system does not tell.
         records: The log, as in `train_log.jsonl`.
         stopped_early: Whether the evaluations no longer got better.
     """

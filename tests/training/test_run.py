@@ -13,11 +13,11 @@ from graft.config import TaskType
 from graft.data.collate import Collator
 from graft.data.prepare import prepare_data
 from graft.errors import CheckpointError, ConfigError, DataError, GraftError, TargetError
-from graft.train.evaluate import evaluate
-from graft.train.loop import TrainingError
-from graft.train.report import Callback
-from graft.train.run import train
-from graft.train.runfile import load_run_config, parse_run_config
+from graft.training.evaluate import evaluate
+from graft.training.loop import TrainingError
+from graft.training.report import Callback
+from graft.training.run import train
+from graft.training.runfile import load_run_config, parse_run_config
 
 from .conftest import SENTENCES, make_tokenizer, tiny_bert
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from graft.config import TaskType
-from graft.train.batches import make_batch
-from graft.train.evaluate import evaluate
+from graft.training.batches import make_batch
+from graft.training.evaluate import evaluate
 
 from .conftest import tiny_bert
 

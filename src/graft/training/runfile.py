@@ -19,8 +19,8 @@ from graft.config import PeftType
 from graft.data.config import DataConfig
 from graft.errors import ConfigError, did_you_mean
 from graft.methods import METHODS
-from graft.train.config import AdapterSettings, RunConfig, TrainConfig
-from graft.train.dialects import foreign_name
+from graft.training.config import AdapterSettings, RunConfig, TrainConfig
+from graft.training.dialects import foreign_name
 
 __all__ = ["dump_run_config", "load_run_config", "parse_run_config", "split_overrides"]
 

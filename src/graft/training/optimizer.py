@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
 from graft.errors import CheckpointError, ConfigError
-from graft.train.config import TrainConfig
+from graft.training.config import TrainConfig
 
 __all__ = [
     "load_optimizer_state",

@@ -8,8 +8,8 @@ from transformers import TrainingArguments
 
 from graft.config import TaskType
 from graft.methods import METHODS, LoraConfig
-from graft.train.config import RunConfig, TrainConfig
-from graft.train.dialects import FOREIGN
+from graft.training.config import RunConfig, TrainConfig
+from graft.training.dialects import FOREIGN
 
 from .conftest import needed_fields
 

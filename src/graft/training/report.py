@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from graft.atomic import write_text
 from graft.errors import CheckpointError
-from graft.train.state import write_text
 
 __all__ = ["Callback", "LogFile", "Start", "Terminal", "draw_losses"]
 

@@ -9,8 +9,8 @@ from transformers import get_scheduler
 from transformers.trainer_utils import SchedulerType
 
 from graft.errors import CheckpointError, ConfigError
-from graft.train.config import Schedule, TrainConfig
-from graft.train.optimizer import (
+from graft.training.config import Schedule, TrainConfig
+from graft.training.optimizer import (
     load_optimizer_state,
     make_optimizer,
     make_schedule,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from graft.config import TaskType
-from graft.train.batches import Collate, Rows, make_batch, split
+from graft.training.batches import Collate, Rows, make_batch, split
 
 __all__ = ["evaluate"]
 

@@ -12,12 +12,12 @@ from graft.adapt import PeftModel, get_peft_model
 from graft.config import PeftType, TaskType
 from graft.errors import CheckpointError, ConfigError
 from graft.methods import METHODS, make_config
-from graft.train.batches import Order, make_batch, split
-from graft.train.evaluate import evaluate
-from graft.train.loop import TrainingError, fit
-from graft.train.optimizer import trainable_parameters
-from graft.train.report import Callback
-from graft.train.state import Store
+from graft.training.batches import Order, make_batch, split
+from graft.training.evaluate import evaluate
+from graft.training.loop import TrainingError, fit
+from graft.training.optimizer import trainable_parameters
+from graft.training.report import Callback
+from graft.training.state import Store
 
 from .conftest import needed_fields, tiny_bert, tiny_llama
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from graft.data.config import DataConfig
 from graft.errors import ConfigError
 from graft.methods import LoraConfig
-from graft.train.config import RunConfig, TrainConfig
-from graft.train.dialects import FOREIGN
-from graft.train.runfile import (
+from graft.training.config import RunConfig, TrainConfig
+from graft.training.dialects import FOREIGN
+from graft.training.runfile import (
     dump_run_config,
     load_run_config,
     parse_run_config,

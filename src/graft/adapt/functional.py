@@ -1,0 +1,79 @@
+"""PEFT's functions around a model: its state dict as PEFT names it, and quantised base models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graft.adapt.adapter import adapter_tensors
+from graft.adapt.checkpoint import set_tensors
+from graft.adapt.model import PeftModel
+
+__all__ = [
+    "get_peft_model_state_dict",
+    "prepare_model_for_kbit_training",
+    "set_peft_model_state_dict",
+]
+
+
+def get_peft_model_state_dict(
+    model: PeftModel, state_dict: Mapping[str, Tensor] | None = None, adapter_name: str = "default"
+) -> dict[str, Tensor]:
+    """The tensors of one adapter by PEFT's keys, as they are saved.
+
+    Args:
+        model: The model with the adapter.
+        state_dict: Take the values from here, a state dict of `model`, instead of from `model`.
+        adapter_name: Which adapter.
+    """
+    adapter = model.adapter(adapter_name)
+    if state_dict is None:
+        return adapter_tensors(adapter)
+    prefix = f"adapters.{adapter_name}."
+    own = {
+        name: state_dict[f"{prefix}{name}"].to(parameter)
+        for name, parameter in adapter.state_dict().items()
+    }
+    return torch.func.functional_call(_Tensors(adapter), {f"0.{n}": t for n, t in own.items()}, ())
+
+
+class _Tensors(nn.Sequential):
+    """Calls `adapter_tensors` as a forward, so that other values can stand in for a moment."""
+
+    def forward(self) -> dict[str, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return adapter_tensors(self[0])  # pyright: ignore[reportArgumentType]
+
+
+def set_peft_model_state_dict(
+    model: PeftModel, peft_model_state_dict: Mapping[str, Tensor], adapter_name: str = "default"
+) -> None:
+    """Put tensors by PEFT's keys into one adapter.
+
+    Raises:
+        CheckpointError: If any tensor has no home, any parameter no tensor, or a shape differs.
+    """
+    adapter = model.adapter(adapter_name)
+    virtual = adapter.virtual_tokens
+    encoder = None if virtual is None or virtual.encoder is None else virtual.encoder.state_dict()
+    set_tensors(adapter, peft_model_state_dict, encoder, "The state dict")
+
+
+def prepare_model_for_kbit_training(
+    model: nn.Module,
+    use_gradient_checkpointing: bool = True,
+    gradient_checkpointing_kwargs: dict[str, Any] | None = None,
+) -> nn.Module:
+    """Freeze a quantised base model and turn on gradient checkpointing.
+
+    PEFT's function also casts every tensor that is not quantised to fp32, embeddings and output
+    head included, which costs more memory than 16-bit LoRA does. Adapters are fp32 here anyway
+    and norms compute in fp32 inside transformers, so nothing is cast.
+    """
+    model.requires_grad_(False)
+    if use_gradient_checkpointing:
+        options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+    return model

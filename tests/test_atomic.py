@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from graft.atomic import whole_folder, write_text
+
+
+def test_a_folder_appears_whole(tmp_path):
+    target = tmp_path / "best"
+    for text in ("old", "new"):
+        with whole_folder(target) as folder:
+            (folder / "file").write_text(text)
+            assert not target.exists() or (target / "file").read_text() == "old"
+        assert (target / "file").read_text() == text
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_a_failed_write_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "best"
+    with whole_folder(target) as folder:
+        (folder / "file").write_text("old")
+
+    def fail() -> None:
+        with whole_folder(target) as folder:
+            (folder / "file").write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert (target / "file").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["best"]
+
+
+def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".best.partial").mkdir()
+    (tmp_path / ".best.partial" / "junk").write_text("")
+    with whole_folder(tmp_path / "best") as folder:
+        assert not list(folder.iterdir())
+
+
+def test_write_text_replaces(tmp_path):
+    path = tmp_path / "summary.json"
+    write_text(path, "old")
+    write_text(path, "ü")
+    assert path.read_text(encoding="utf-8") == "ü"
+    assert list(tmp_path.iterdir()) == [path]
