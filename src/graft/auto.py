@@ -57,7 +57,9 @@ class AutoPeftModel:
             raise CheckpointError(f"{model_id} does not name its base model; give base_model=.")
         task = cls.task_type or config.task_type
         if task is None:
-            raise ConfigError(f"{model_id} does not say its task; use AutoPeftModelForCausalLM or such.")
+            raise ConfigError(
+                f"{model_id} does not say its task; use AutoPeftModelForCausalLM or such."
+            )
         if config.task_type not in (None, task):
             raise ConfigError(f"{model_id} is an adapter for {config.task_type}, not for {task}.")
         labels = saved_label_names(folder)

@@ -87,7 +87,9 @@ def read(folder: Path) -> tuple[PeftConfig, dict[str, Tensor], dict[str, Tensor]
     elif (folder / _OLD_WEIGHTS).is_file():
         tensors = _load_old(folder / _OLD_WEIGHTS)
     else:
-        raise CheckpointError(f"{folder} has no weights: expected {WEIGHTS_NAME} (or {_OLD_WEIGHTS}).")
+        raise CheckpointError(
+            f"{folder} has no weights: expected {WEIGHTS_NAME} (or {_OLD_WEIGHTS})."
+        )
     state = folder / STATE_NAME
     return config, tensors, _load(state) if state.is_file() else None
 
@@ -117,7 +119,9 @@ def _load_old(path: Path) -> dict[str, Tensor]:
 def _refuse_pointer(path: Path) -> None:
     with path.open("rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`.")
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`."
+            )
 
 
 def load(

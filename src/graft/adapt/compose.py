@@ -160,7 +160,9 @@ class Composition:
         """`composed` [B, T or P + T] with the columns of the text replaced by `text` [B, T]."""
         if composed.shape[1] == self.text:
             return text
-        columns = self.text_starts(text.device)[:, None] + torch.arange(self.text, device=text.device)
+        columns = self.text_starts(text.device)[:, None] + torch.arange(
+            self.text, device=text.device
+        )
         return composed.scatter(1, columns, text.expand(len(composed), -1))
 
     def text_starts(self, device: torch.device) -> Tensor:
@@ -233,7 +235,7 @@ class Composer:
             if not continues:
                 make = growing_cache if out.get("use_cache") else reading_cache
                 kv = batch.key_values(self.base.dtype)
-                out["past_key_values"] = make(kv, self.encoder_decoder)
+                out["cache"] = make(kv, self.encoder_decoder)
         out["attention_mask"] = mask
         if not self.encoder_decoder:
             self._positions(batch, out, mask, batch.text if continues else batch.length)
@@ -253,7 +255,7 @@ class Composer:
         mask = self._virtual_tokens(batch, out, continues=False)
         if batch.prefix_length:
             kv = batch.key_values(self.base.dtype).repeat_interleave(copies, dim=2)
-            out["past_key_values"] = growing_cache(kv, self.encoder_decoder)
+            out["cache"] = growing_cache(kv, self.encoder_decoder)
             # transformers skips what the cache covers, so ids stand there for the prefix.
             if self.encoder_decoder:
                 start = out.pop("decoder_input_ids", None)
@@ -334,7 +336,7 @@ class Composer:
 
 def _continues(given: Mapping[str, Any]) -> bool:
     """Whether the rows have begun in a forward before: their virtual tokens are in the cache."""
-    past = given.get("past_key_values")
+    past = given.get("cache", given.get("past_key_values"))
     return past is not None and past.get_seq_length() > 0
 
 

@@ -42,7 +42,9 @@ def generate(
     if ids is not None and inputs.get("attention_mask") is None:
         inputs["attention_mask"] = _mask_of(base, inputs["input_ids"], inputs)
     with model.router.use(groups), torch.no_grad():
-        virtual = any(model.adapter(n).virtual_tokens is not None for g in groups for n in g.adapters)
+        virtual = any(
+            model.adapter(n).virtual_tokens is not None for g in groups for n in g.adapters
+        )
         if not virtual:
             out = base.generate(**inputs)
         else:
@@ -64,7 +66,11 @@ def _with_virtual_tokens(
         )
     if setting.get("prefill_chunk_size"):
         raise ConfigError("prefill_chunk_size does not go with virtual tokens; leave it out.")
-    front = batch.prefix_length if composer.encoder_decoder else batch.length + batch.prefix_length - text
+    front = (
+        batch.prefix_length
+        if composer.encoder_decoder
+        else batch.length + batch.prefix_length - text
+    )
     if inputs.get("input_ids") is not None or composer.encoder_decoder:
         for name in ("max_length", "min_length"):
             if inputs.get(name) is not None:

@@ -52,7 +52,9 @@ class LayerView:
 
     @property
     def out_features(self) -> int:
-        return int(self.module.out_features if self.kind == "linear" else self.module.weight.shape[-1])
+        return int(
+            self.module.out_features if self.kind == "linear" else self.module.weight.shape[-1]
+        )
 
     @property
     def weight(self) -> Tensor:

@@ -48,7 +48,11 @@ def merge_and_unload(model: PeftModel, names: Sequence[str]) -> nn.Module:
     for site in model.sites.values():
         for name in names:
             own = site.adapters.get(name)
-            if own is not None and site.layer.bias is None and own.affine(site.layer).shift is not None:
+            if (
+                own is not None
+                and site.layer.bias is None
+                and own.affine(site.layer).shift is not None
+            ):
                 raise MergeError(
                     f"{name!r} gives {site.layer.path} a bias, and a {type(model.base_model).__name__} "
                     "has no place for one: a saved copy would lose it. Keep the adapter beside the "

@@ -101,7 +101,9 @@ class PeftModel(nn.Module):
 
     def _check_name(self, name: str) -> None:
         if not isinstance(name, str) or not name or "." in name or "/" in name or name == BASE:
-            raise ConfigError(f"{name!r} cannot be an adapter's name: no dots, no slashes, not {BASE!r}.")
+            raise ConfigError(
+                f"{name!r} cannot be an adapter's name: no dots, no slashes, not {BASE!r}."
+            )
         if name in self.adapters:
             raise ConfigError(f"There is an adapter {name!r} already; delete it first.")
         if hasattr(nn.ModuleDict, name):
@@ -111,7 +113,9 @@ class PeftModel(nn.Module):
         wanted = (names,) if isinstance(names, str) else tuple(names)
         for name in wanted:
             if name not in self.adapters:
-                raise ConfigError(f"There is no adapter {name!r}.{did_you_mean(name, self.adapters)}")
+                raise ConfigError(
+                    f"There is no adapter {name!r}.{did_you_mean(name, self.adapters)}"
+                )
         return wanted
 
     def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
@@ -203,7 +207,9 @@ class PeftModel(nn.Module):
         if adapter_names is None:
             return list(range(rows)), [RowGroup(slice(0, rows), self._active)]
         if len(adapter_names) != rows:
-            raise ConfigError(f"{len(adapter_names)} adapter_names for {rows} rows; give one per row.")
+            raise ConfigError(
+                f"{len(adapter_names)} adapter_names for {rows} rows; give one per row."
+            )
         order, groups = group_rows(adapter_names, list(self.adapters))
         for name in self.merged_adapters:
             if any(name not in group.adapters for group in groups):
@@ -265,7 +271,9 @@ class PeftModel(nn.Module):
             batch = self.compose(groups, shown.shape[1])
             with composer.writing(batch, inputs):
                 wanted = inputs.pop("return_dict", None)
-                outputs = self.base_model(**composer.forward_inputs(batch, inputs), return_dict=True)
+                outputs = self.base_model(
+                    **composer.forward_inputs(batch, inputs), return_dict=True
+                )
             outputs = without_virtual_tokens(outputs, batch, composer.encoder_decoder)
             return outputs.to_tuple() if wanted is False else outputs
 
@@ -341,10 +349,14 @@ class PeftModel(nn.Module):
             **kwargs: PEFT's `safe_serialization=True` and `is_main_process`.
         """
         if kwargs.get("safe_serialization") is False:
-            raise ConfigError("Adapters are written as safetensors only; leave safe_serialization out.")
+            raise ConfigError(
+                "Adapters are written as safetensors only; leave safe_serialization out."
+            )
         if not kwargs.get("is_main_process", True):
             return
-        for name in self._require(list(self.adapters) if selected_adapters is None else selected_adapters):
+        for name in self._require(
+            list(self.adapters) if selected_adapters is None else selected_adapters
+        ):
             folder = Path(save_directory) / ("" if name == "default" else name)
             checkpoint.save(self.adapter(name), folder)
 
@@ -395,7 +407,9 @@ class PeftModel(nn.Module):
         """Print PEFT's line of trainable and all parameters."""
         trainable, every = self.get_nb_trainable_parameters()
         share = 100 * trainable / every
-        print(f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {share:.4f}")
+        print(
+            f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {share:.4f}"
+        )
 
     def get_base_model(self) -> nn.Module:
         return self.base_model

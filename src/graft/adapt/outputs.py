@@ -61,7 +61,7 @@ def in_row_order(outputs: Any, order: Sequence[int]) -> Any:
     inverse = sorted(range(rows), key=lambda index: order[index])
     for name in list(outputs.keys()):
         value = outputs[name]
-        if name == "past_key_values" and value is not None:
+        if name == "cache" and value is not None:
             value.reorder_cache(torch.tensor(inverse))
         elif name != "loss":
             outputs[name] = in_group_order(value, inverse, rows)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graft.errors import ConfigError, did_you_mean
 
-__all__ = ["BASE", "RowGroup", "Router", "group_rows", "in_group_order"]
+__all__ = ["BASE", "Router", "RowGroup", "group_rows", "in_group_order"]
 
 BASE = "__base__"  # the name for rows that no adapter acts on
 

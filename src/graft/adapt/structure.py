@@ -45,7 +45,9 @@ def is_causal(model: nn.Module) -> bool:
     config = text_config(model)
     if hasattr(config, "is_decoder") and type(config).is_decoder is False:
         return bool(config.is_decoder)
-    flags = [m.is_causal for m in model.modules() if isinstance(getattr(m, "is_causal", None), bool)]
+    flags = [
+        m.is_causal for m in model.modules() if isinstance(getattr(m, "is_causal", None), bool)
+    ]
     return all(flags) if flags else hasattr(model, "prepare_inputs_for_generation")
 
 
@@ -125,7 +127,9 @@ def base_shape(model: nn.Module, tokenizer_name: str | None) -> BaseShape:
         num_layers=getattr(config, "num_decoder_layers", None) or config.num_hidden_layers,
         attention_heads=heads,
         num_heads=kv_heads,
-        head_dim=getattr(config, "head_dim", None) or getattr(config, "d_kv", None) or hidden // heads,
+        head_dim=getattr(config, "head_dim", None)
+        or getattr(config, "d_kv", None)
+        or hidden // heads,
         vocab_size=weight.shape[0],
         submodules=2 if is_encoder_decoder(model) else 1,
         dtype=adapter_dtype(weight.dtype),
@@ -163,7 +167,7 @@ def _key_values(model: nn.Module, ids: Tensor) -> Tensor:
         inputs["decoder_input_ids"] = ids[None]
     try:
         with torch.no_grad():
-            model(**inputs, past_key_values=cache)
+            model(**inputs, cache=cache)
     finally:
         model.train(was_training)
     layers = (cache.self_attention_cache if is_encoder_decoder(model) else cache).layers

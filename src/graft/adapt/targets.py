@@ -84,7 +84,9 @@ def _chosen(
         try:
             pattern = re.compile(wanted)
         except re.error as error:
-            raise TargetError(f"target_modules={wanted!r} is not a regular expression: {error}.") from None
+            raise TargetError(
+                f"target_modules={wanted!r} is not a regular expression: {error}."
+            ) from None
         found = [path for path in views if pattern.fullmatch(path)]
         example = next(iter(views), "(none)")
         return _need(
@@ -176,7 +178,9 @@ def _in_layers(config: TargetedConfig, chosen: list[str]) -> list[str]:
     missing = sorted(set(wanted) - set(index.values()))
     if missing:
         low, high = min(index.values()), max(index.values())
-        raise TargetError(f"layers_to_transform: no layer {missing}; the targets are in {low} to {high}.")
+        raise TargetError(
+            f"layers_to_transform: no layer {missing}; the targets are in {low} to {high}."
+        )
     return [path for path in chosen if index.get(path) in wanted]
 
 
