@@ -44,7 +44,7 @@ def run_file(tmp_path_factory) -> Path:
         "task_type": "CAUSAL_LM",
         "adapters": {"own": {"method": "lora", "target_modules": "all-linear"}},
         "data": {"train": str(folder / "rows.jsonl"), "eval_fraction": 0.25},
-        "train": {"max_steps": 4, "save_steps": 2, "logging_steps": 2},
+        "train": {"max_steps": 4, "eval_steps": 4, "save_steps": 2, "logging_steps": 2},
     }
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(run))
