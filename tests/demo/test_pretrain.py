@@ -92,3 +92,5 @@ def test_pretraining_again_gives_the_same_model(tmp_path):
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(tensors[0][key], tensors[1][key]) for key in tensors[0])
     assert {t.dtype for t in tensors[0].values()} == {torch.float16}
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "first")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}

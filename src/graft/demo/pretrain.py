@@ -203,7 +203,8 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         model.half().save_pretrained(scratch)
-        model.float().config.save_pretrained(scratch)
+        model.float().config.dtype = torch.float32
+        model.config.save_pretrained(scratch)
         PreTrainedTokenizerFast(
             tokenizer_object=tokenizer,
             pad_token=pad,
