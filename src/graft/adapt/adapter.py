@@ -99,6 +99,10 @@ def _with_layers(
     adapter = Adapter(config.changed(fan_in_fan_out="conv1d" in kinds))
     for view in targets.layers:
         adapter.add_layer(view, method(config, view))
+    for view in targets.others:
+        companion = method.elsewhere(config, view)
+        if companion is not None:
+            adapter.add_layer(view, companion)
     return adapter
 
 

@@ -1,110 +1,287 @@
-"""One view of the layers that can be adapted: sizes, weight and bias, whatever the class.
+"""One view of each kind of layer that can be adapted: sizes, weight, and how a matrix acts on it.
 
-This is the only place that knows how a layer stores its weight.
+This is the only place that knows how a layer stores its weight and reads its input. To methods
+every layer is a matrix [O, I] with a bias [O]; a new kind of layer is one class here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from graft.errors import MergeError
 
-__all__ = ["LayerView", "kind_of"]
+__all__ = ["LayerView", "view_of"]
 
 
-def kind_of(module: nn.Module) -> str | None:
-    """`linear`, `conv1d` (GPT-2's transposed linear) or `norm`; None for what is not adapted."""
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if isinstance(module, Conv1D):
-        return "conv1d"
-    return "norm" if isinstance(module, nn.LayerNorm) else None
-
-
-@dataclass
-class LayerView:
+class LayerView(ABC):
     """A target layer as methods see it (see `graft.methods.base.Layer`).
 
     Attributes:
         module: The base model's own layer, never replaced.
         path: Its dotted path in the base model.
         role: "query", "key", "value", "qkv", "down", or None.
-        kept: Copies of weight and bias from before the first merge, while something is merged.
+        kept: The weight and bias themselves, while merged ones stand in for them.
     """
 
-    module: nn.Module
-    path: str
-    role: str | None = None
-    kept: tuple[Tensor, Tensor | None] | None = None
+    kind: ClassVar[str]
+    classes: ClassVar[tuple[type[nn.Module], ...]]
+
+    def __init__(self, module: nn.Module, path: str) -> None:
+        self.module: Any = module
+        self.path = path
+        self.role: str | None = None
+        self.kept: tuple[nn.Parameter, nn.Parameter | None] | None = None
+
+    # --- sizes ----------------------------------------------------------------------------
 
     @property
-    def kind(self) -> str:
-        return kind_of(self.module) or type(self.module).__name__
-
-    @property
+    @abstractmethod
     def in_features(self) -> int:
-        stored = self.module.weight
-        return int(stored.shape[0] if self.kind != "linear" else self.module.in_features)
+        """Length of a vector over the layer's inputs (channels, for a convolution)."""
 
     @property
+    @abstractmethod
     def out_features(self) -> int:
-        return int(
-            self.module.out_features if self.kind == "linear" else self.module.weight.shape[-1]
-        )
+        """O, length of a vector over the layer's outputs."""
+
+    def low_rank_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes in which PEFT stores A and B of rank R; flattened [R, I] and [O, R]."""
+        return (rank, self.in_features), (self.out_features, rank)
+
+    def vector_shape(self, length: int) -> tuple[int, ...]:
+        """Shape in which PEFT stores a magnitude per output."""
+        return (length,)
+
+    def factor_shape(self, inputs: bool) -> tuple[int, ...]:
+        """Shape in which PEFT stores a factor per input or per output."""
+        return (1, self.in_features) if inputs else (self.out_features, 1)
+
+    # --- how matrices and vectors act -----------------------------------------------------
+
+    def project(self, x: Tensor, a: Tensor) -> Tensor:
+        """`A x`: the layer's input through `a` [R, I]."""
+        return F.linear(x, a.to(x.dtype))
+
+    def expand(self, low: Tensor, b: Tensor) -> Tensor:
+        """`B h`: what `project` gave, through `b` [O, R], shaped like the layer's output."""
+        return F.linear(low, b.to(low.dtype))
+
+    def over_inputs(self, vector: Tensor) -> Tensor:
+        """A vector over the inputs, so that it broadcasts over the layer's input."""
+        return vector
+
+    def over_outputs(self, vector: Tensor) -> Tensor:
+        """A vector over the outputs, so that it broadcasts over the layer's output."""
+        return vector
+
+    def over_columns(self, vector: Tensor) -> Tensor:
+        """A vector over the inputs, as one over the columns of `weight`."""
+        return vector
+
+    # --- weight and bias ------------------------------------------------------------------
 
     @property
     def weight(self) -> Tensor:
         """The base model's weight, [O, I] ([O] for a norm), also while adapters are merged."""
-        return self._oriented(self.module.weight if self.kept is None else self.kept[0])
+        return self._as_matrix(self.module.weight if self.kept is None else self.kept[0])
 
     @property
     def bias(self) -> Tensor | None:
         """The base model's bias, [O], also while adapters are merged."""
-        return self.module.bias if self.kept is None else self.kept[1]
+        return getattr(self.module, "bias", None) if self.kept is None else self.kept[1]
 
     @property
-    def current(self) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias as they are now, with what is merged into them."""
-        return self._oriented(self.module.weight), self.module.bias
+    def dtype(self) -> torch.dtype:
+        """Of the weight as it is stored."""
+        return self.module.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the weight."""
+        return self.module.weight.device
 
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
         """Put merged values in place, in the layer's own layout and dtype.
 
-        The originals are kept before the first change, so that `restore` is exact.
+        The parameters themselves are kept aside, so that `restore` is exact and layers tied to
+        this one do not change.
         """
         stored = self.module.weight
         if not stored.dtype.is_floating_point:
             raise MergeError(
-                f"{self.path} is quantised ({stored.dtype}); load the base model unquantised to merge."
+                f"{self.path} is quantised ({stored.dtype}); "
+                "load the base model unquantised to merge."
             )
         if self.kept is None:
-            own = self.module.bias
-            self.kept = (stored.detach().clone(), None if own is None else own.detach().clone())
-        with torch.no_grad():
-            stored.copy_(self._oriented(weight))
-            if bias is None:
-                return
-            if self.module.bias is None:
-                fresh = torch.empty_like(bias, dtype=stored.dtype)
-                self.module.bias = nn.Parameter(fresh, requires_grad=False)
-            self.module.bias.copy_(bias)
+            self.kept = (stored, self.bias)  # pyright: ignore[reportAttributeAccessIssue]
+        merged = self._as_stored(weight).to(stored.dtype).contiguous()
+        self.module.weight = nn.Parameter(merged, requires_grad=False)
+        if bias is not None:
+            self.module.bias = nn.Parameter(bias.to(stored.dtype), requires_grad=False)
 
     def restore(self) -> None:
-        """Put back what `write` had kept, bit for bit."""
-        if self.kept is None:
-            return
-        weight, bias = self.kept
-        with torch.no_grad():
-            self.module.weight.copy_(weight)
-            if bias is None:
-                self.module.bias = None
-            else:
-                self.module.bias.copy_(bias)
-        self.kept = None
+        """Put the layer's own parameters back."""
+        if self.kept is not None:
+            self.module.weight, bias = self.kept
+            if bias is not None or getattr(self.module, "bias", None) is not None:
+                self.module.bias = bias
+            self.kept = None
 
-    def _oriented(self, weight: Tensor) -> Tensor:
-        return weight.T if self.kind == "conv1d" else weight  # Conv1D stores [I, O]
+    def _as_matrix(self, stored: Tensor) -> Tensor:
+        return stored
+
+    def _as_stored(self, matrix: Tensor) -> Tensor:
+        return matrix
+
+
+class LinearView(LayerView):
+    """`nn.Linear` and its quantised subclasses."""
+
+    kind = "linear"
+    classes = (nn.Linear,)
+
+    @property
+    def in_features(self) -> int:
+        return self.module.in_features
+
+    @property
+    def out_features(self) -> int:
+        return self.module.out_features
+
+
+class Conv1DView(LayerView):
+    """GPT-2's `Conv1D`: a linear layer that stores its weight [I, O]."""
+
+    kind = "conv1d"
+    classes = (Conv1D,)
+
+    @property
+    def in_features(self) -> int:
+        return self.module.weight.shape[0]
+
+    @property
+    def out_features(self) -> int:
+        return self.module.weight.shape[1]
+
+    def _as_matrix(self, stored: Tensor) -> Tensor:
+        return stored.T
+
+    def _as_stored(self, matrix: Tensor) -> Tensor:
+        return matrix.T
+
+
+class EmbeddingView(LayerView):
+    """`nn.Embedding`, a linear layer over one-hot ids; stores its weight [V, D]."""
+
+    kind = "embedding"
+    classes = (nn.Embedding,)
+
+    @property
+    def in_features(self) -> int:
+        return self.module.num_embeddings
+
+    @property
+    def out_features(self) -> int:
+        return self.module.embedding_dim
+
+    def project(self, x: Tensor, a: Tensor) -> Tensor:
+        return F.embedding(x, a.T)
+
+    def expand(self, low: Tensor, b: Tensor) -> Tensor:
+        # Some models scale what they look up (Gemma); then the update is scaled alike.
+        return F.linear(low, b) * getattr(self.module, "embed_scale", 1.0)
+
+    def _as_matrix(self, stored: Tensor) -> Tensor:
+        return stored.T
+
+    def _as_stored(self, matrix: Tensor) -> Tensor:
+        return matrix.T
+
+
+class ConvView(LayerView):
+    """`nn.Conv1d`, `nn.Conv2d`, `nn.Conv3d`: a matrix [O, C * k * k] over patches of the input."""
+
+    kind = "conv"
+    classes = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+    @property
+    def in_features(self) -> int:
+        return self.module.in_channels
+
+    @property
+    def out_features(self) -> int:
+        return self.module.out_channels
+
+    @property
+    def _ones(self) -> tuple[int, ...]:
+        return (1,) * len(self.module.kernel_size)
+
+    def low_rank_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        kernel = self.module.weight.shape[1:]
+        return (rank, *kernel), (self.out_features, rank, *self._ones)
+
+    def vector_shape(self, length: int) -> tuple[int, ...]:
+        return (1, length, *self._ones)
+
+    def factor_shape(self, inputs: bool) -> tuple[int, ...]:
+        return self.vector_shape(self.in_features if inputs else self.out_features)
+
+    def project(self, x: Tensor, a: Tensor) -> Tensor:
+        module = self.module
+        kernel = a.to(x.dtype).view(len(a), *module.weight.shape[1:])
+        padding = module.padding
+        if module.padding_mode != "zeros":
+            x = F.pad(x, module._reversed_padding_repeated_twice, mode=module.padding_mode)
+            padding = 0
+        convolve = getattr(F, f"conv{len(module.kernel_size)}d")
+        return convolve(x, kernel, None, module.stride, padding, module.dilation)
+
+    def expand(self, low: Tensor, b: Tensor) -> Tensor:
+        return torch.einsum("or,br...->bo...", b.to(low.dtype), low)
+
+    def over_inputs(self, vector: Tensor) -> Tensor:
+        return vector.view(-1, *self._ones)
+
+    def over_outputs(self, vector: Tensor) -> Tensor:
+        return vector.view(-1, *self._ones)
+
+    def over_columns(self, vector: Tensor) -> Tensor:
+        return vector.repeat_interleave(self.module.weight[0, 0].numel())
+
+    def _as_matrix(self, stored: Tensor) -> Tensor:
+        return stored.flatten(1)
+
+    def _as_stored(self, matrix: Tensor) -> Tensor:
+        return matrix.view(self.module.weight.shape)
+
+
+class NormView(LayerView):
+    """`nn.LayerNorm`: only its bias is adapted."""
+
+    kind = "norm"
+    classes = (nn.LayerNorm,)
+
+    @property
+    def in_features(self) -> int:
+        return self.module.normalized_shape[-1]
+
+    @property
+    def out_features(self) -> int:
+        return self.module.normalized_shape[-1]
+
+
+_VIEWS: tuple[type[LayerView], ...] = (LinearView, Conv1DView, EmbeddingView, ConvView, NormView)
+
+
+def view_of(module: nn.Module, path: str) -> LayerView | None:
+    """The view of `module`, or None for what is not adapted."""
+    for view in _VIEWS:
+        if isinstance(module, view.classes):
+            return view(module, path)
+    return None

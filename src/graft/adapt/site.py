@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from graft.adapt.layers import LayerView
 from graft.adapt.routing import Router
 from graft.methods import Affine, LayerAdapter
+from graft.methods.affine import merged
 from graft.methods.base import adapter_dtype
 
 __all__ = ["SavedModule", "Site", "trainable_copy"]
@@ -51,11 +52,11 @@ class Site:
             handle.remove()
 
     def merge(self, name: str) -> None:
-        """Fold the adapter `name` into the layer's weight and bias."""
-        with torch.no_grad():
-            affine = self.adapters[name].affine(self.layer)
-            self.layer.write(*affine.merge(*self.layer.current))
+        """Fold the adapter `name` into the layer's weight and bias, rounding once for all."""
         self.merged.append(name)
+        with torch.no_grad():
+            affines = [self.adapters[each].affine(self.layer) for each in self.merged]
+            self.layer.write(*merged(self.layer, affines))
 
     def unmerge(self) -> None:
         """Restore the layer's own weight and bias exactly."""
@@ -81,13 +82,13 @@ class Site:
         self._pending = (x, parts)
         if all(affine.in_scale is None for group in parts for affine in group):
             return None
-        return (self._by_group(_scale_input, parts, x), *args[1:])
+        return (self._by_group(self._scale_input, parts, x), *args[1:])
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
         if self._pending is None:
             return y
         (x, parts), self._pending = self._pending, None
-        return self._by_group(_adapt_output, parts, x, y)
+        return self._by_group(self._adapt_output, parts, x, y)
 
     def _by_group(
         self, act: Callable[..., Tensor], parts: list[list[Affine]], *tensors: Tensor
@@ -99,17 +100,15 @@ class Site:
         pieces = zip(*(tensor.split(sizes) for tensor in tensors), strict=True)
         return torch.cat([act(group, *piece) for group, piece in zip(parts, pieces, strict=True)])
 
+    def _scale_input(self, group: list[Affine], x: Tensor) -> Tensor:
+        for affine in group:
+            x = affine.scale_input(self.layer, x)
+        return x
 
-def _scale_input(group: list[Affine], x: Tensor) -> Tensor:
-    for affine in group:
-        x = affine.scale_input(x)
-    return x
-
-
-def _adapt_output(group: list[Affine], x: Tensor, y: Tensor) -> Tensor:
-    for affine in group:
-        y = affine.adapt_output(x, y)
-    return y
+    def _adapt_output(self, group: list[Affine], x: Tensor, y: Tensor) -> Tensor:
+        for affine in group:
+            y = affine.adapt_output(self.layer, x, y)
+        return y
 
 
 class SavedModule:

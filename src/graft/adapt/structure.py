@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from graft.adapt.layers import LayerView
+from graft.adapt.layers import LayerView, view_of
 from graft.config import TaskType
 from graft.errors import ConfigError
 from graft.methods import BaseShape
@@ -75,17 +75,12 @@ def head_paths(model: nn.Module, task_type: TaskType | None) -> list[str]:
 
 def adaptable_layers(model: nn.Module) -> dict[str, LayerView]:
     """Views of all layers that some method can adapt, by path, with their roles."""
-    from graft.adapt.layers import kind_of
-
-    views = {
-        path: LayerView(module, path)
-        for path, module in model.named_modules()
-        if kind_of(module) is not None
-    }
+    found = (view_of(module, path) for path, module in model.named_modules())
+    views = {view.path: view for view in found if view is not None}
     hidden = getattr(text_config(model), "hidden_size", None)
     attention = {_parent(path) for path, view in views.items() if _attention_role(path)}
     for path, view in views.items():
-        if view.kind == "norm" or not re.search(r"\.\d+\.", path):
+        if view.kind not in ("linear", "conv1d") or not re.search(r"\.\d+\.", path):
             continue  # heads, embeddings and norms have no role
         view.role = _attention_role(path)
         projects_back = view.out_features == hidden != view.in_features

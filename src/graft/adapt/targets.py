@@ -18,16 +18,21 @@ from graft.methods.targeting import TargetedConfig
 __all__ = ["Targets", "find_targets", "shortest_names"]
 
 
+_LINEAR = ("linear", "conv1d")  # the kinds that "all-linear" means
+
+
 @dataclass(frozen=True)
 class Targets:
     """The layers that a config means.
 
     Attributes:
         layers: The target layers, in the order of the model.
+        others: The layers beside them that could be adapted by some method.
         names: The fewest, shortest suffixes that match just these.
     """
 
     layers: list[LayerView]
+    others: list[LayerView]
     names: list[str]
 
 
@@ -60,7 +65,8 @@ def find_targets(
     chosen = _without_excluded(config, chosen)
     chosen = _in_layers(config, chosen)
     paths = [path for path, _ in model.named_modules()]
-    return Targets([views[path] for path in chosen], shortest_names(chosen, paths))
+    others = [v for p, v in every.items() if p not in chosen and not _inside(p, heads)]
+    return Targets([views[path] for path in chosen], others, shortest_names(chosen, paths))
 
 
 def _chosen(
@@ -77,7 +83,7 @@ def _chosen(
     if wanted == "all-linear":
         head = _output_embeddings(model)
         return _need(
-            [p for p, v in views.items() if v.kind != "norm" and v.module is not head],
+            [p for p, v in views.items() if v.kind in _LINEAR and v.module is not head],
             "target_modules='all-linear' found no linear layer in this model.",
         )
     if wanted is not None:
@@ -103,7 +109,7 @@ def _by_role(
     if not method.default_roles:  # biases: those that are there, else new ones on linear layers
         biased = [path for path, view in views.items() if view.bias is not None]
         head = _output_embeddings(model)
-        linear = [p for p, v in views.items() if v.kind != "norm" and v.module is not head]
+        linear = [p for p, v in views.items() if v.kind in _LINEAR and v.module is not head]
         found = biased or linear
     else:
         found = [path for path, view in views.items() if view.role in method.default_roles]

@@ -2,28 +2,35 @@
 
     y = out_scale * base(in_scale * x) + scaling * B(A x) + shift
 
-Forward and merge are derived from it here, once, for all methods.
+Forward and merge are derived from it here, once, for all methods and all kinds of layers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["Affine"]
+if TYPE_CHECKING:
+    from graft.methods.base import Layer
+
+__all__ = ["Affine", "merged"]
 
 
 @dataclass(frozen=True)
 class Affine:
     """An adapter's effect on one layer; what is None has no effect.
 
-    `x` in the formula is the layer's own input and `base` the frozen layer, bias included.
+    `x` in the formula is the layer's own input and `base` the frozen layer, bias included. How a
+    matrix acts on the input is the layer's affair (a convolution applies it to patches, an
+    embedding looks up its columns).
 
     Attributes:
-        in_scale: [I], multiplies the layer's input.
+        in_scale: [I], multiplies the layer's input (its channels, in a convolution).
         out_scale: [O], multiplies the layer's output.
         A: [R, I], down-projection of the low-rank update.
         B: [O, R], up-projection of the low-rank update.
@@ -40,14 +47,15 @@ class Affine:
     shift: Tensor | None = None
     dropout: float = 0.0
 
-    def scale_input(self, x: Tensor) -> Tensor:
+    def scale_input(self, layer: Layer, x: Tensor) -> Tensor:
         """What the base layer shall see instead of its input `x` [..., I]."""
-        return x if self.in_scale is None else x * self.in_scale.to(x.dtype)
+        return x if self.in_scale is None else x * layer.over_inputs(self.in_scale).to(x.dtype)
 
-    def adapt_output(self, x: Tensor, y: Tensor) -> Tensor:
+    def adapt_output(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         """The adapted output.
 
         Args:
+            layer: The layer that acts.
             x: [..., I], the layer's own input, before `in_scale`.
             y: [..., O], `base(in_scale * x)`.
 
@@ -56,32 +64,45 @@ class Affine:
             and the small parameters are cast, not the large activations.
         """
         if self.out_scale is not None:
-            y = y * self.out_scale.to(y.dtype)
+            y = y * layer.over_outputs(self.out_scale).to(y.dtype)
         if self.A is not None and self.B is not None:
             h = F.dropout(x, self.dropout) if self.dropout else x
-            low = F.linear(h, self.A.to(x.dtype)) * self.scaling  # [..., R]
-            y = y + F.linear(low, self.B.to(x.dtype)).to(y.dtype)
+            low = layer.project(h, self.A) * self.scaling  # [..., R]
+            y = y + layer.expand(low, self.B).to(y.dtype)
         if self.shift is not None:
-            y = y + self.shift.to(y.dtype)
+            y = y + layer.over_outputs(self.shift).to(y.dtype)
         return y
 
-    def merge(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The weight [O, I] and bias [O] of a plain layer that does what the adapted one does.
+    def delta(self) -> Tensor | None:
+        """`scaling * B A` [O, I] in fp32 at least, or None without a low-rank update."""
+        if self.A is None or self.B is None:
+            return None
+        wide = torch.promote_types(self.A.dtype, torch.float32)
+        return self.scaling * (self.B.to(wide) @ self.A.to(wide))
 
-        `W' = out_scale * W * in_scale + scaling * B A`, `b' = out_scale * b + shift`, computed in
-        fp32 at least. The arguments are not changed. A layer whose weight is no matrix (a norm)
-        takes a shift and nothing else.
-        """
-        wide = torch.promote_types(weight.dtype, torch.float32)
-        merged, shifted = weight.to(wide), None if bias is None else bias.to(wide)
-        if self.in_scale is not None:
-            merged = merged * self.in_scale.to(wide)
-        if self.out_scale is not None:
-            merged = merged * self.out_scale.to(wide)[:, None]
-            shifted = None if shifted is None else shifted * self.out_scale.to(wide)
-        if self.A is not None and self.B is not None:
-            merged = merged + self.scaling * (self.B.to(wide) @ self.A.to(wide))
-        if self.shift is not None:
-            shift = self.shift.to(wide)
-            shifted = shift if shifted is None else shifted + shift
-        return merged, shifted
+
+def merged(layer: Layer, affines: Sequence[Affine]) -> tuple[Tensor, Tensor | None]:
+    """Weight [O, I] and bias [O] of a plain layer that does what `affines` do in this order.
+
+    `W' = out_scale * W * in_scale + scaling * B A`, `b' = out_scale * b + shift`, computed in
+    fp32 at least, from the layer's own weight. A layer whose weight is no matrix (a norm) takes a
+    shift and nothing else.
+    """
+    own, bias = layer.weight, layer.bias
+    wide = torch.promote_types(own.dtype, torch.float32)
+    weight, shift = own.to(wide), None if bias is None else bias.to(wide)
+    for affine in affines:  # every input factor acts on the layer's own input, before all else
+        if affine.in_scale is not None:
+            weight = weight * layer.over_columns(affine.in_scale.to(wide))
+    for affine in affines:
+        if affine.out_scale is not None:
+            factors = affine.out_scale.to(wide)
+            weight = weight * factors[:, None]
+            shift = None if shift is None else shift * factors
+        delta = affine.delta()
+        if delta is not None:
+            weight = weight + delta.to(wide)
+        if affine.shift is not None:
+            added = affine.shift.to(wide)
+            shift = added if shift is None else shift + added
+    return weight, shift

@@ -31,22 +31,55 @@ __all__ = [
     "adapter_dtype",
     "check_shape",
     "matches_suffix",
+    "new_parameter",
 ]
 
 
 class Layer(Protocol):
-    """One view of a target layer, whatever its class (Linear, Conv1D, LayerNorm)."""
+    """One view of a target layer, whatever its class: a matrix [O, I] with a bias [O].
+
+    See `graft.adapt.layers.LayerView` for what each member means.
+    """
 
     path: str
     role: str | None  # "query", "key", "value", "qkv", "down", or None
-    in_features: int
-    out_features: int
+
+    @property
+    def kind(self) -> str: ...  # "linear", "conv1d", "embedding", "conv", "norm"
+
+    @property
+    def in_features(self) -> int: ...
+
+    @property
+    def out_features(self) -> int: ...
 
     @property
     def weight(self) -> Tensor: ...  # [O, I]; [O] for a norm
 
     @property
     def bias(self) -> Tensor | None: ...  # [O]
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def low_rank_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]: ...
+
+    def vector_shape(self, length: int) -> tuple[int, ...]: ...
+
+    def factor_shape(self, inputs: bool) -> tuple[int, ...]: ...
+
+    def project(self, x: Tensor, a: Tensor) -> Tensor: ...
+
+    def expand(self, low: Tensor, b: Tensor) -> Tensor: ...
+
+    def over_inputs(self, vector: Tensor) -> Tensor: ...
+
+    def over_outputs(self, vector: Tensor) -> Tensor: ...
+
+    def over_columns(self, vector: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +132,11 @@ def adapter_dtype(base: torch.dtype) -> torch.dtype:
     return base if base in (torch.float32, torch.float64) else torch.float32
 
 
+def new_parameter(layer: Layer, values: Tensor) -> nn.Parameter:
+    """A parameter for an adapter at `layer`: its device, fp32 over a half-precision base."""
+    return nn.Parameter(values.detach().clone().to(layer.device, adapter_dtype(layer.dtype)))
+
+
 def matches_suffix(path: str, names: Iterable[str]) -> bool:
     """Whether `path` is one of `names` or ends with one at a dot (PEFT's rule for lists)."""
     return any(path == name or path.endswith(f".{name}") for name in names)
@@ -115,7 +153,7 @@ class LayerAdapter(nn.Module, ABC):
     kinds: ClassVar[frozenset[str]] = frozenset({"linear", "conv1d"})  # of layers it can adapt
     # Roles adapted where the config names no targets; empty: every layer that has a bias.
     default_roles: ClassVar[frozenset[str]] = frozenset()
-    disk_names: ClassVar[Mapping[str, str]]  # parameter -> PEFT's suffix
+    disk_names: dict[str, str]  # parameter -> PEFT's suffix
 
     @abstractmethod
     def __init__(self, config: Any, layer: Layer) -> None:
@@ -135,6 +173,11 @@ class LayerAdapter(nn.Module, ABC):
             names: Suffixes that match just these.
         """
         return config if config.is_regex else config.changed(target_modules=names)
+
+    @classmethod
+    def elsewhere(cls, config: Any, layer: Layer) -> LayerAdapter | None:
+        """What the method trains at a layer that is no target (LoRA with `bias="all"`)."""
+        return None
 
     def to_disk(self) -> dict[str, Tensor]:
         """Tensors by PEFT's suffix."""

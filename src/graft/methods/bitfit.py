@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
 
 from graft.config import PeftConfig, PeftType
 from graft.errors import ConfigError
 from graft.methods.affine import Affine
-from graft.methods.base import Layer, LayerAdapter, adapter_dtype
+from graft.methods.base import Layer, LayerAdapter, new_parameter
 from graft.methods.targeting import TargetedConfig
 
 __all__ = ["BitFit", "BitFitConfig", "is_bias_only"]
@@ -84,27 +83,25 @@ _SHARED = frozenset(PeftConfig.defaults())
 
 
 class BitFit(LayerAdapter):
-    """The bias of one layer, whole: `shift = bias - the base's own bias`."""
+    """The bias of one layer, whole: `shift = bias - the base's own bias`; or a new one."""
 
     config_class = BitFitConfig
     learning_rate = 1e-3
-    kinds = frozenset({"linear", "conv1d", "norm"})
+    kinds = frozenset({"linear", "conv1d", "conv", "norm"})
 
     def __init__(self, config: BitFitConfig, layer: Layer) -> None:
         super().__init__(config, layer)
-        self.is_new = config.new_biases
-        own = layer.bias
-        options: Any = {"dtype": adapter_dtype(layer.weight.dtype), "device": layer.weight.device}
-        start = (
-            torch.zeros(layer.out_features, **options)
-            if own is None
-            else own.detach().to(**options)
-        )
-        self.bias = nn.Parameter(start.clone())  # [O]
-        self.register_buffer("base_bias", start.clone(), persistent=False)
+        if config.new_biases or layer.bias is None:
+            self.beft_bias = new_parameter(layer, torch.zeros(1, layer.out_features))  # PEFT's
+            self.disk_names = {"beft_bias": "beft_bias"}
+        else:
+            self.bias = new_parameter(layer, layer.bias)  # [O]
+            self.disk_names = {"bias": "bias"}
 
     def affine(self, layer: Layer) -> Affine:
-        return Affine(shift=self.bias - self.base_bias)
+        if "bias" in self.disk_names:
+            return Affine(shift=self.bias - layer.bias)
+        return Affine(shift=self.beft_bias.flatten())
 
     @classmethod
     def resolved(
@@ -119,15 +116,3 @@ class BitFit(LayerAdapter):
                 "target_modules."
             )
         return chosen.changed(new_biases=bool(bare))
-
-    def to_disk(self) -> dict[str, Tensor]:
-        if not self.is_new:
-            return {"bias": self.bias.detach()}
-        return {"beft_bias": (self.bias - self.base_bias).detach()[None]}  # PEFT's shape: [1, O]
-
-    def from_disk(self, tensors: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            if self.is_new:
-                self.bias.copy_(self.base_bias + tensors["beft_bias"][0])
-            else:
-                self.bias.copy_(tensors["bias"])

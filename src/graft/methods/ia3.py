@@ -12,7 +12,7 @@ from torch import nn
 from graft.config import PeftType
 from graft.errors import ConfigError
 from graft.methods.affine import Affine
-from graft.methods.base import Layer, LayerAdapter, adapter_dtype, matches_suffix
+from graft.methods.base import Layer, LayerAdapter, matches_suffix, new_parameter
 from graft.methods.targeting import TargetedConfig
 
 __all__ = ["IA3", "IA3Config"]
@@ -56,15 +56,15 @@ class IA3(LayerAdapter):
 
     config_class = IA3Config
     learning_rate = 5e-3
+    kinds = frozenset({"linear", "conv1d", "conv"})
     default_roles = frozenset({"key", "value", "qkv", "down"})
-    disk_names: ClassVar[dict[str, str]] = {"ia3_l": "ia3_l"}
 
     def __init__(self, config: IA3Config, layer: Layer) -> None:
         super().__init__(config, layer)
+        self.disk_names = {"ia3_l": "ia3_l"}
         self.feedforward = _is_feedforward(config, layer)
-        shape = (1, layer.in_features) if self.feedforward else (layer.out_features, 1)  # PEFT's
-        dtype = adapter_dtype(layer.weight.dtype)
-        self.ia3_l = nn.Parameter(torch.ones(shape, dtype=dtype, device=layer.weight.device))
+        shape = layer.factor_shape(inputs=self.feedforward)
+        self.ia3_l = new_parameter(layer, torch.ones(shape))
         if not config.init_ia3_weights:
             nn.init.normal_(self.ia3_l)
 

@@ -1,4 +1,4 @@
-"""LoRA, with rank-stabilised scaling (rsLoRA) and weight decomposition (DoRA)."""
+"""LoRA, with rank-stabilised scaling (rsLoRA), weight decomposition (DoRA) and starts from W."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from graft.config import PeftType
 from graft.errors import ConfigError
 from graft.methods.affine import Affine
-from graft.methods.base import Layer, LayerAdapter, adapter_dtype
-from graft.methods.bitfit import is_bias_only
+from graft.methods.base import Layer, LayerAdapter, new_parameter
+from graft.methods.bitfit import BitFit, BitFitConfig, is_bias_only
 from graft.methods.targeting import TargetedConfig
 
 __all__ = ["Lora", "LoraConfig"]
+
+_STARTS = "True, False, 'gaussian', 'pissa', 'pissa_niter_N', 'olora'"
 
 
 @dataclass(kw_only=True)
@@ -35,10 +37,15 @@ class LoraConfig(TargetedConfig):
         use_dora: Learn each output's magnitude apart from its direction (Liu et al., "DoRA:
             Weight-Decomposed Low-Rank Adaptation", eq. 5).
         init_lora_weights: True: A uniform, B zero. "gaussian": A normal with deviation 1/r, B
-            zero. False: both random, so that the adapter is not the identity (for tests).
+            zero. "pissa": the r largest singular components of W, which are taken out of it (Meng
+            et al., "PiSSA", eq. 3 and 4); "pissa_niter_N": the same by a fast SVD with N
+            iterations. "olora": the first r columns of a QR decomposition, likewise
+            (Büyükakyüz, "OLoRA", section 3). False: both random, so that the adapter is not the
+            identity (for tests).
         rank_pattern: Rank by path suffix or regular expression, where it is not `r`.
         alpha_pattern: The same for `lora_alpha`.
-        bias: "none". Train biases with BitFit.
+        bias: "none"; "lora_only" also trains the biases of the target layers, "all" every bias.
+        lora_bias: Give B a bias of its own.
     """
 
     peft_type: ClassVar[PeftType] = PeftType.LORA
@@ -57,7 +64,6 @@ class LoraConfig(TargetedConfig):
         "monteclora_config": None,
         "layer_replication": None,
         "runtime_config": {"ephemeral_gpu_offload": False},
-        "lora_bias": False,
         "target_parameters": None,
         "use_bdlora": None,
         "arrow_config": None,
@@ -74,6 +80,7 @@ class LoraConfig(TargetedConfig):
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     bias: str = "none"
+    lora_bias: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -82,19 +89,33 @@ class LoraConfig(TargetedConfig):
         self.require("lora_dropout", float, 0)
         if self.lora_dropout >= 1:
             raise ConfigError(f"lora_dropout must be below 1, not {self.lora_dropout!r}.")
-        if self.init_lora_weights not in (True, False, "gaussian"):
-            raise ConfigError(
-                f"init_lora_weights={self.init_lora_weights!r} is not supported. "
-                "Valid: True, False, 'gaussian'."
+        start = self.init_lora_weights
+        if isinstance(start, str):
+            start = self.init_lora_weights = {"true": True, "false": False}.get(
+                start.lower(), start
             )
-        if self.bias != "none":
+        if isinstance(start, str) and not re.fullmatch(r"gaussian|pissa(_niter_\d+)?|olora", start):
             raise ConfigError(
-                f"bias={self.bias!r} is not supported; add a BitFit adapter for biases."
+                f"init_lora_weights={start!r} is not supported by graft. Valid: {_STARTS}."
             )
+        if self.starts_from_weight and self.lora_dropout:
+            raise ConfigError(
+                f"init_lora_weights={start!r} needs lora_dropout=0: what it takes out of the "
+                "weight is put back through the same path, where dropout would lose it."
+            )
+        if self.bias not in ("none", "all", "lora_only"):
+            raise ConfigError(f"bias={self.bias!r} is not known. Valid: none, all, lora_only.")
+        if self.lora_bias and self.use_dora:
+            raise ConfigError("lora_bias and use_dora do not go together.")
 
     @classmethod
     def claims(cls, raw: dict[str, Any]) -> bool:
         return super().claims(raw) and not is_bias_only(raw)
+
+    @property
+    def starts_from_weight(self) -> bool:
+        """Whether A and B start as a part of W that is taken out of it."""
+        return str(self.init_lora_weights).startswith(("pissa", "olora"))
 
     def rank(self, path: str) -> int:
         """R at the layer `path`."""
@@ -121,56 +142,137 @@ class Lora(LayerAdapter):
 
     config_class = LoraConfig
     learning_rate = 2e-4
+    kinds = frozenset({"linear", "conv1d", "embedding", "conv"})
     default_roles = frozenset({"query", "value", "qkv"})
 
     def __init__(self, config: LoraConfig, layer: Layer) -> None:
         super().__init__(config, layer)
         self.scaling = config.scaling(layer.path)
         self.dropout = config.lora_dropout
-        weight = layer.weight
-        options: Any = {"dtype": adapter_dtype(weight.dtype), "device": weight.device}
-        rank = config.rank(layer.path)
-        self.lora_A = nn.Parameter(torch.empty(rank, layer.in_features, **options))  # [R, I]
-        self.lora_B = nn.Parameter(torch.zeros(layer.out_features, rank, **options))  # [O, R]
-        self._initialise(config.init_lora_weights)
+        self.is_embedding = layer.kind == "embedding"
+        # PEFT's names: in an embedding A and B are bare parameters.
+        self._a, self._b = (
+            ("lora_embedding_A", "lora_embedding_B") if self.is_embedding else ("lora_A", "lora_B")
+        )
+        ending = "" if self.is_embedding else ".weight"
+        self.disk_names = {self._a: f"{self._a}{ending}", self._b: f"{self._b}{ending}"}
+        shapes = layer.low_rank_shapes(config.rank(layer.path))
+        for name, shape in zip((self._a, self._b), shapes, strict=True):
+            self.register_parameter(name, new_parameter(layer, torch.zeros(shape)))
+        # What was taken out of W at the start; the base model itself stays as it is.
+        self.register_buffer("start_A", None)
+        self.register_buffer("start_B", None)
+        self._initialise(config, layer)
+        self._add_biases(config, layer)
         self.register_parameter("lora_magnitude_vector", None)
         if config.use_dora:
-            norm = self._norm(weight).to(options["dtype"])
-            self.lora_magnitude_vector = nn.Parameter(norm)  # [O]
+            self._add_magnitude(layer)
 
-    def _initialise(self, how: bool | str) -> None:
-        if how == "gaussian":
-            nn.init.normal_(self.lora_A, std=1 / len(self.lora_A))
+    def _initialise(self, config: LoraConfig, layer: Layer) -> None:
+        a, b = self.get_parameter(self._a), self.get_parameter(self._b)
+        how = config.init_lora_weights
+        if config.starts_from_weight:
+            self._start_from_weight(str(how), layer)
+        elif self.is_embedding:  # looked up, not multiplied: A is the one that starts at zero
+            nn.init.normal_(b)
+            if how is False:
+                nn.init.normal_(a)
         else:
-            nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
-        if how is False:
-            nn.init.kaiming_uniform_(self.lora_B, a=math.sqrt(5))
+            if how == "gaussian":
+                nn.init.normal_(a, std=1 / len(a))
+            else:
+                nn.init.kaiming_uniform_(a, a=math.sqrt(5))
+            if how is False:
+                nn.init.kaiming_uniform_(b, a=math.sqrt(5))
 
-    def _norm(self, weight: Tensor) -> Tensor:
-        """||W + scaling * B A|| of every output, [O]; a constant to the gradient (DoRA, sec. 4.3)."""
+    def _start_from_weight(self, how: str, layer: Layer) -> None:
+        if layer.kind not in ("linear", "conv1d"):
+            raise ConfigError(f"init_lora_weights={how!r} is for linear layers, not {layer.path}.")
+        a, b = self.get_parameter(self._a), self.get_parameter(self._b)
+        weight, rank = layer.weight.detach().to(a.dtype), len(a)
+        if rank > min(weight.shape):
+            raise ConfigError(f"{layer.path} has rank {min(weight.shape)} at most; r={rank}.")
+        if how == "olora":
+            left, right = torch.linalg.qr(weight)
+            left, right = left[:, :rank], right[:rank]
+        else:
+            steps = how.removeprefix("pissa").removeprefix("_niter_")
+            if steps:
+                left, values, transposed = torch.svd_lowrank(weight, rank, niter=int(steps))
+                right = transposed.T
+            else:
+                left, values, right = torch.linalg.svd(weight, full_matrices=False)
+            root = (values[:rank] / self.scaling).sqrt()
+            left, right = left[:, :rank] * root, root[:, None] * right[:rank]
         with torch.no_grad():
-            wide = weight.to(self.lora_A.dtype)
-            return torch.addmm(wide, self.lora_B, self.lora_A, alpha=self.scaling).norm(dim=1)
+            a.copy_(right)
+            b.copy_(left)
+        self.start_A, self.start_B = a.detach().clone(), b.detach().clone()
+
+    def _add_biases(self, config: LoraConfig, layer: Layer) -> None:
+        for name in ("bias", "lora_bias"):
+            self.register_parameter(name, None)
+        if config.bias != "none" and layer.bias is not None:
+            self.bias = new_parameter(layer, layer.bias)
+            self.disk_names["bias"] = "base_layer.bias"
+        if config.lora_bias:
+            if self.is_embedding:
+                raise ConfigError(f"lora_bias is for layers with a bias, not {layer.path}.")
+            self.lora_bias = new_parameter(layer, torch.zeros(layer.out_features))
+            self.disk_names["lora_bias"] = "lora_B.bias"
+
+    def _add_magnitude(self, layer: Layer) -> None:
+        if self.is_embedding:
+            raise ConfigError(f"use_dora is not supported on the embedding {layer.path}.")
+        norm = self._norm(layer)
+        self.lora_magnitude_vector = new_parameter(
+            layer, norm.view(layer.vector_shape(layer.out_features))
+        )
+        self.disk_names["lora_magnitude_vector"] = "lora_magnitude_vector"
+
+    def _low_rank(self) -> Affine:
+        """`B A` as matrices; with a start taken out of W, less that start: rank 2R."""
+        a, b = self.get_parameter(self._a).flatten(1), self.get_parameter(self._b).flatten(1)
+        if self.start_A is not None:
+            a, b = torch.cat([a, self.start_A]), torch.cat([b, -self.start_B], dim=1)
+        return Affine(A=a, B=b, scaling=self.scaling)
+
+    def _norm(self, layer: Layer) -> Tensor:
+        """||W + scaling * B A|| per output, [O]; a constant to the gradient (DoRA, sec. 4.3)."""
+        with torch.no_grad():
+            delta = self._low_rank().delta()
+            assert delta is not None
+            return (layer.weight.to(delta.dtype) + delta).norm(dim=1)
 
     def affine(self, layer: Layer) -> Affine:
-        dropout = self.dropout if self.training else 0.0
-        plain = Affine(A=self.lora_A, B=self.lora_B, scaling=self.scaling, dropout=dropout)
-        if self.lora_magnitude_vector is None:
-            return plain
-        scale = self.lora_magnitude_vector / self._norm(layer.weight)  # [O]
-        bias = layer.bias  # is not part of the decomposition: the shift undoes its scaling
+        low = self._low_rank()
+        assert low.B is not None
+        own, scale = layer.bias, None
+        b = low.B
+        if self.lora_magnitude_vector is not None:
+            scale = self.lora_magnitude_vector.flatten() / self._norm(layer)  # [O]
+            b = b * scale[:, None]
         return Affine(
             out_scale=scale,
-            A=self.lora_A,
-            B=self.lora_B * scale[:, None],
+            A=low.A,
+            B=b,
             scaling=self.scaling,
-            shift=None if bias is None else bias * (1 - scale),
-            dropout=dropout,
+            shift=self._shift(own, scale),
+            dropout=self.dropout if self.training else 0.0,
         )
 
-    @property
-    def disk_names(self) -> dict[str, str]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        names = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
-        if self.lora_magnitude_vector is not None:
-            names["lora_magnitude_vector"] = "lora_magnitude_vector"
-        return names
+    def _shift(self, own: Tensor | None, scale: Tensor | None) -> Tensor | None:
+        """What turns the base's bias, as `scale` left it, into the bias that is meant."""
+        if self.lora_bias is not None:
+            added = self.scaling * self.lora_bias
+            return added if self.bias is None or own is None else added + self.bias - own
+        if own is None or (self.bias is None and scale is None):
+            return None
+        meant = own if self.bias is None else self.bias
+        return meant - (own if scale is None else own * scale)
+
+    @classmethod
+    def elsewhere(cls, config: LoraConfig, layer: Layer) -> LayerAdapter | None:
+        if config.bias == "all" and layer.bias is not None:
+            return BitFit(BitFitConfig(), layer)
+        return None
