@@ -182,7 +182,7 @@ class LayerAdapter(nn.Module, ABC):
     def to_disk(self) -> dict[str, Tensor]:
         """Tensors by PEFT's suffix."""
         return {
-            suffix: self.get_parameter(name).detach() for name, suffix in self.disk_names.items()
+            suffix: getattr(self, name).detach() for name, suffix in self.disk_names.items()
         }
 
     def from_disk(self, tensors: Mapping[str, Tensor]) -> None:
