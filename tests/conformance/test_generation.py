@@ -1,0 +1,111 @@
+"""`generate` gives what decoding without any cache gives, token for token."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from graft.adapt.model import PeftModel
+from graft.errors import ConfigError
+from graft.methods import PrefixAdapter
+
+from .families import EOS, PAD, Family
+from .rows import BASE, Method, attach, batch, crowd, make_rows
+
+NEW = 4  # tokens
+BEAMS = {"num_beams": 3, "num_return_sequences": 2}
+
+
+@torch.no_grad()
+def decoded(family: Family, model: PeftModel, row: Tensor, **how: object) -> list[int]:
+    """The new tokens of one row: the likeliest each time, from a forward over everything so far."""
+    inputs = {"input_ids": row[None]}
+    grown = "input_ids"
+    if family.kind == "encoder-decoder":
+        grown = "decoder_input_ids"
+        inputs[grown] = torch.tensor([[model.config.decoder_start_token_id]])
+    new: list[int] = []
+    while len(new) < NEW and EOS not in new:
+        logits = model(**inputs, use_cache=False, **how).logits
+        new.append(int(logits[0, -1].argmax()))
+        inputs[grown] = torch.cat([inputs[grown], torch.tensor([[new[-1]]])], dim=1)
+    return new
+
+
+def prompts(family: Family, rows: list[Tensor]) -> dict[str, Tensor]:
+    """What `generate` takes."""
+    inputs = batch(family, rows)
+    return {name: inputs[name] for name in ("input_ids", "attention_mask")}
+
+
+def assert_tokens(out: Tensor, wanted: list[list[int]]) -> None:
+    """`out` ends in the new tokens `wanted`, padded where a row ended before others."""
+    longest = max(len(row) for row in wanted)
+    assert out[:, -longest:].tolist() == [row + [PAD] * (longest - len(row)) for row in wanted]
+
+
+def embedded(family: Family, model: PeftModel, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same rows, given as embeddings."""
+    owner = model.base_model.get_encoder() if family.kind == "encoder-decoder" else model.base_model
+    embeddings = owner.get_input_embeddings()(inputs["input_ids"])
+    return {"inputs_embeds": embeddings, "attention_mask": inputs["attention_mask"]}
+
+
+def test_greedy_equals_decoding_without_a_cache(family: Family, method: Method) -> None:
+    model = attach(family.model(), family, [method])
+    rows = make_rows(3)
+    inputs = prompts(family, rows)
+    wanted = [decoded(family, model, row) for row in rows]
+    out = model.generate(**inputs, max_new_tokens=NEW)
+    assert_tokens(out, wanted)
+    if family.kind == "decoder":
+        assert torch.equal(out[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
+    assert_tokens(model.generate(**embedded(family, model, inputs), max_new_tokens=NEW), wanted)
+
+
+def test_static_cache(family: Family, method: Method) -> None:
+    model = attach(family.model(), family, [method])
+    rows = make_rows(2)
+    options = {"max_new_tokens": NEW, "cache_implementation": "static", "disable_compile": True}
+    if issubclass(method, PrefixAdapter):
+        with pytest.raises(ConfigError, match="cannot take a prefix"):
+            model.generate(**prompts(family, rows), **options)
+    else:
+        wanted = [decoded(family, model, row) for row in rows]
+        assert_tokens(model.generate(**prompts(family, rows), **options), wanted)
+
+
+def test_beams_equal_beams_of_each_row_alone(family: Family, method: Method) -> None:
+    model = attach(family.model(), family, [method])
+    rows = make_rows(2)
+    together = model.generate(**prompts(family, rows), max_new_tokens=NEW, **BEAMS)
+    for index, row in enumerate(rows):
+        alone = model.generate(**prompts(family, [row]), max_new_tokens=NEW, **BEAMS)
+        own = together[2 * index : 2 * index + 2]
+        assert ended(own) == ended(alone)
+
+
+def test_mixed_rows(family: Family) -> None:
+    model, names = crowd(family)
+    rows = make_rows(len(names))
+    inputs = prompts(family, rows)
+    wanted = [
+        decoded(family, model, row, adapter_names=[name])
+        for row, name in zip(rows, names, strict=True)
+    ]
+    assert_tokens(model.generate(**inputs, max_new_tokens=NEW, adapter_names=names), wanted)
+    given = embedded(family, model, inputs)
+    assert_tokens(model.generate(**given, max_new_tokens=NEW, adapter_names=names), wanted)
+    beams = model.generate(**inputs, max_new_tokens=NEW, adapter_names=names, **BEAMS)
+    for index, (row, name) in enumerate(zip(rows, names, strict=True)):
+        alone = model.generate(
+            **prompts(family, [row]), max_new_tokens=NEW, adapter_names=[name], **BEAMS
+        )
+        assert ended(beams[2 * index : 2 * index + 2]) == ended(alone)
+    assert BASE in names
+
+
+def ended(out: Tensor) -> list[list[int]]:
+    """Sequences without pads at either end."""
+    return [[i for i in row if i != PAD] for row in out.tolist()]

@@ -1,0 +1,24 @@
+"""Pads change nothing: a padded batch gives what each row gives alone without them."""
+
+from __future__ import annotations
+
+from graft.methods import VirtualTokens
+
+from .families import Family
+from .rows import Method, assert_near, attach, batch, make_rows, of_row
+
+
+def test_padded_equals_unpadded(family: Family, method: Method) -> None:
+    model = attach(family.model(), family, [method])
+    rows = make_rows(3)
+    alone = [model(**batch(family, [row], first=i)).logits[0] for i, row in enumerate(rows)]
+    # An encoder's positions count from the left, so its pads stand on the right.
+    for side in ("left", "right") if family.kind == "decoder" else ("right",):
+        inputs = batch(family, rows, side)
+        variants = [inputs]
+        if issubclass(method, VirtualTokens):  # graft counts positions where the caller does not
+            variants.append({k: v for k, v in inputs.items() if k != "position_ids"})
+        for given in variants:
+            logits = model(**given).logits
+            for index in range(len(rows)):
+                assert_near(of_row(family, logits, rows, index, side), alone[index])
