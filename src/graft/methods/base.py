@@ -302,8 +302,21 @@ class PrefixAdapter(VirtualTokens):
 
     def key_values(self) -> Tensor:
         """The prefix, [L, 2, H, N, K]; index 0 of the second axis is the keys."""
-        layout = (self.base.num_layers, 2, self.base.num_heads, self.base.head_dim)
-        return self.rows().view(-1, *layout).permute(1, 2, 3, 0, 4)
+        heads = (self.base.num_heads, self.base.head_dim)
+        vectors = self.rows().view(self.num_virtual_tokens, -1, *heads)[:, self._order]
+        return vectors.unflatten(1, (-1, 2)).permute(1, 2, 3, 0, 4)
+
+    @property
+    def _order(self) -> list[int]:
+        """For each layer's keys and values in turn, which of the 2L vectors of a row they are.
+
+        One after the other in a decoder. In an encoder-decoder PEFT repeats the 2L vectors and
+        cuts them into fours, of which each layer uses the first two, so that layer i has vectors
+        4i and 4i + 1 modulo 2L. With an even number of layers half of the vectors are never used
+        and layers share the rest. Adapters in the world are trained so: it is part of the format.
+        """
+        layers, step = self.base.num_layers, 2 * self.base.submodules
+        return [(step * i + part) % (2 * layers) for i in range(layers) for part in range(2)]
 
     def set_key_values(self, key_values: Tensor) -> None:
         """Start from the cache [L, 2, H, N, K] of real tokens (needs a prefix without projection)."""
