@@ -322,10 +322,13 @@ class PrefixAdapter(VirtualTokens):
         """Start from the cache [L, 2, H, N, K] of real tokens (needs a prefix without projection)."""
         if self.encoder is not None:
             raise ConfigError("A prefix with prefix_projection cannot start from given key-values.")
-        rows = key_values.permute(3, 0, 1, 2, 4).flatten(1)
-        check_shape("The key-values to start from", rows, (self.num_virtual_tokens, self.width))
-        with torch.no_grad():
-            self.prompt_embeddings.copy_(rows)
+        vectors = key_values.permute(3, 0, 1, 2, 4).flatten(1, 2)  # [N, 2L, H, K]
+        shape = (self.num_virtual_tokens, self.width)
+        check_shape("The key-values to start from", vectors.flatten(1), shape)
+        own = self.prompt_embeddings.detach().view_as(vectors)
+        # Last first, so that of layers that share a vector the first has its own.
+        for place, vector in reversed(list(enumerate(self._order))):
+            own[:, vector] = vectors[:, place]
 
 
 def check_shape(name: str, given: Tensor, wanted: Sequence[int]) -> None:
