@@ -98,6 +98,8 @@ class PeftConfig:
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        # What a file said beyond the fields here; nothing acts on it, and it is written again.
+        self.kept: dict[str, Any] = {}
         if self.task_type is not None:
             self.task_type = as_enum(TaskType, self.task_type, "task_type")
         if self.modules_to_save is not None:
@@ -120,8 +122,11 @@ class PeftConfig:
     def from_dict(cls, raw: dict[str, Any]) -> PeftConfig:
         """The config that `raw` (a PEFT `adapter_config.json`) describes.
 
+        A feature of PEFT's that graft does not have is kept as it stands; whether the config can
+        be used is for `require_supported` to say.
+
         Raises:
-            ConfigError: Unknown `peft_type`, unknown key, or a feature that graft does not have.
+            ConfigError: Unknown `peft_type`, unknown key, or a value that cannot work.
         """
         owner = next((c for c in PeftConfig._registry if c.claims(raw)), None)
         if owner is None:
@@ -135,23 +140,32 @@ class PeftConfig:
     @classmethod
     def _read(cls, raw: dict[str, Any]) -> PeftConfig:
         valid = {f.name for f in fields(cls)} - cls.private_fields
-        values: dict[str, Any] = {}
-        for key, value in raw.items():
-            if key in valid:
-                values[key] = value
-            elif key == "peft_type" or _is_inert(value, cls.inert_fields.get(key)):
-                continue  # a feature of PEFT's, or of a newer PEFT's, that is switched off
-            elif key in cls.inert_fields:
-                raise ConfigError(f"{cls.__name__}: {key}={value!r} is not supported by graft.")
-            else:
+        kept = {k: v for k, v in raw.items() if k not in valid and k != "peft_type"}
+        for key, value in kept.items():
+            # What a newer PEFT knows and has switched off is fine.
+            if key not in cls.inert_fields and not _is_off(value):
                 hint = did_you_mean(key, valid)
                 raise ConfigError(f"{CONFIG_NAME} has an unknown key {key!r} (= {value!r}).{hint}")
-        return cls(**values)
+        config = cls(**{key: value for key, value in raw.items() if key in valid})
+        config.kept = kept
+        return config
+
+    @classmethod
+    def acts(cls, key: str, value: Any) -> bool:
+        """Whether `key`, which is no field here, is switched on by `value`."""
+        return value != cls.inert_fields.get(key) and not _is_off(value)
+
+    def require_supported(self) -> None:
+        """Raise a ConfigError if the file of this config switches on what graft does not have."""
+        for key, value in self.kept.items():
+            if self.acts(key, value):
+                name = type(self).__name__
+                raise ConfigError(f"{name}: {key}={value!r} is not supported by graft.")
 
     def to_dict(self) -> dict[str, Any]:
         """The config as PEFT writes it: plain values, private fields left out."""
         out = {k: _plain(v) for k, v in asdict(self).items() if k not in self.private_fields}
-        return {**out, "peft_type": self.peft_type.value}
+        return {**out, **self.kept, "peft_type": self.peft_type.value}
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `adapter_config.json` (sorted keys, indent 2) into `save_directory`."""
@@ -223,8 +237,8 @@ class PeftConfig:
         return out
 
 
-def _is_inert(value: Any, default: Any) -> bool:
-    return value == default or value is None or value is False or value in ({}, [])
+def _is_off(value: Any) -> bool:
+    return value is None or value is False or value in ({}, [])
 
 
 def _plain(value: Any) -> Any:

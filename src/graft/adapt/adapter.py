@@ -70,6 +70,7 @@ def build_adapter(model: nn.Module, given: PeftConfig) -> Adapter:
     Raises:
         ConfigError, TargetError: As the config and the model demand.
     """
+    given.require_supported()
     heads = head_paths(model, given.task_type)
     saved = _saved_paths(model, given.modules_to_save or [], heads)
     config = given.changed(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from graft.config import PeftType
+from graft.config import PeftConfig, PeftType
 from graft.errors import ConfigError
 from graft.methods.affine import Affine
 from graft.methods.base import Layer, LayerAdapter, new_parameter
@@ -20,6 +20,9 @@ from graft.methods.targeting import TargetedConfig
 __all__ = ["Lora", "LoraConfig"]
 
 _STARTS = "True, False, 'gaussian', 'pissa', 'pissa_niter_N', 'olora'"
+# PEFT's other starts. Of the first three a plain LoRA is saved; the rest also change the base.
+_PLAIN_STARTS = ("eva", "mica", "orthogonal")
+_OTHER_STARTS = (*_PLAIN_STARTS, "corda", "lora_ga", "loftq")
 
 
 @dataclass(kw_only=True)
@@ -111,6 +114,21 @@ class LoraConfig(TargetedConfig):
     @classmethod
     def claims(cls, raw: dict[str, Any]) -> bool:
         return super().claims(raw) and not is_bias_only(raw)
+
+    @classmethod
+    def _read(cls, raw: dict[str, Any]) -> PeftConfig:
+        start = raw.get("init_lora_weights")
+        if start not in _OTHER_STARTS:
+            return super()._read(raw)
+        config = super()._read({**raw, "init_lora_weights": True})
+        config.kept["init_lora_weights"] = start
+        return config
+
+    @classmethod
+    def acts(cls, key: str, value: Any) -> bool:
+        if key == "eva_config" or (key == "init_lora_weights" and value in _PLAIN_STARTS):
+            return False
+        return super().acts(key, value)
 
     @property
     def starts_from_weight(self) -> bool:
