@@ -130,10 +130,9 @@ class PeftConfig:
         """
         owner = next((c for c in PeftConfig._registry if c.claims(raw)), None)
         if owner is None:
-            given = raw.get("peft_type")
-            known = [member.value for member in PeftType]
+            known = ", ".join(PeftType)
             raise ConfigError(
-                f"peft_type {given!r} is not supported.{did_you_mean(str(given), known)}"
+                f"peft_type {raw.get('peft_type')!r} is not supported. Supported: {known}."
             )
         return owner._read(raw)
 
@@ -199,8 +198,12 @@ class PeftConfig:
     def from_peft_type(cls, **kwargs: Any) -> PeftConfig:
         """The config class that `peft_type` names, made with the other keyword arguments."""
         kind = as_enum(PeftType, kwargs.pop("peft_type", None), "peft_type")
-        owner = next(c for c in PeftConfig._registry if c.peft_type is kind)
-        return owner(**kwargs)
+        return cls.class_of(kind)(**kwargs)
+
+    @staticmethod
+    def class_of(peft_type: PeftType) -> type[PeftConfig]:
+        """The config class of a method."""
+        return next(c for c in PeftConfig._registry if c.peft_type is peft_type)
 
     def changed(self, **values: Any) -> Self:
         """A deep copy with `values` replaced; the original stays as it is."""

@@ -44,6 +44,9 @@ class BitFitConfig(TargetedConfig):
     """
 
     peft_type: ClassVar[PeftType] = PeftType.BITFIT
+    private_fields: ClassVar[frozenset[str]] = frozenset({"new_biases"})
+    inert_fields: ClassVar[dict[str, Any]] = {"init_weights": True}  # BEFT's
+
     new_biases: bool = False
 
     @classmethod
@@ -55,24 +58,34 @@ class BitFitConfig(TargetedConfig):
     def to_dict(self) -> dict[str, Any]:
         shared = {name: value for name, value in super().to_dict().items() if name in _SHARED}
         if self.new_biases:
-            return {**shared, "peft_type": "BEFT", "target_modules": self.target_modules}
-        return {**shared, "peft_type": "LORA", "r": 1, "target_modules": _NO_TARGET, "bias": "all"}
+            own: dict[str, Any] = {"peft_type": "BEFT", "target_modules": self.target_modules}
+        else:
+            own = {"peft_type": "LORA", "r": 1, "target_modules": _NO_TARGET, "bias": "all"}
+        return {**own, **shared, **self.kept}
 
     @classmethod
     def _read(cls, raw: dict[str, Any]) -> PeftConfig:
-        values = {name: raw[name] for name in _SHARED if name in raw}
-        if raw["peft_type"] == "LORA":
-            return cls(**values)  # the tensors say which biases: see `located`
-        return cls(**values, target_modules=raw.get("target_modules"), new_biases=True)
+        if raw["peft_type"] != "LORA":
+            return super()._read(raw).changed(new_biases=raw["peft_type"] == "BEFT")
+        # The tensors say which biases: see `located`. The rest is about matrices that are not
+        # there; LoRA's own config knows which of these keys exist.
+        rest = PeftConfig.class_of(PeftType.LORA)._read(raw).to_dict()
+        config = cls(**{name: raw[name] for name in _SHARED if name in raw})
+        config.kept = {name: raw[name] for name in rest if name in raw and name not in _SHARED}
+        return config
+
+    @classmethod
+    def acts(cls, key: str, value: Any) -> bool:
+        return False
 
     def located(self, keys: Iterable[str]) -> Self:
         """The config with the layers whose biases a checkpoint holds as its targets."""
         if self.target_modules:
             return self
         paths = [
-            key.removeprefix(_KEY_PREFIX).removesuffix(".bias")
+            key.removeprefix(_KEY_PREFIX).rpartition(".")[0]
             for key in keys
-            if key.endswith(".bias")
+            if key.endswith((".bias", ".beft_bias"))
         ]
         saved = self.modules_to_save or []
         targets = [path for path in paths if not any(name in path.split(".") for name in saved)]
@@ -115,4 +128,4 @@ class BitFit(LayerAdapter):
                 "either biases that are there or new ones on linear layers; name one kind in "
                 "target_modules."
             )
-        return chosen.changed(new_biases=bool(bare))
+        return chosen.changed(new_biases=config.new_biases or bool(bare))
