@@ -13,12 +13,14 @@ from transformers import (
     BertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    LlamaModel,
     PreTrainedTokenizerFast,
 )
 
 from graft.config import TaskType
 from graft.errors import CheckpointError, ConfigError
-from graft.hub import load_model, load_tokenizer, resolve
+from graft.hub import load_config, load_model, load_skeleton, load_tokenizer, resolve
 
 WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}
 SIZES = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
@@ -212,3 +214,32 @@ def test_the_head_is_the_one_of_transformers(llama):
     theirs = AutoModelForSequenceClassification.from_pretrained(llama, num_labels=2)
     assert type(ours) is type(theirs)
     assert {n for n, _ in ours.named_parameters()} == {n for n, _ in theirs.named_parameters()}
+
+
+def test_a_skeleton_is_the_model_without_its_weights(llama, tmp_path):
+    """From config.json alone, and without memory."""
+    shutil.copy(llama / "config.json", tmp_path)
+    assert load_config(str(tmp_path)).hidden_size == SIZES["hidden_size"]
+    for task, kind in [
+        (None, LlamaForCausalLM),
+        (TaskType.CAUSAL_LM, LlamaForCausalLM),
+        (TaskType.SEQ_CLS, LlamaForSequenceClassification),
+        (TaskType.FEATURE_EXTRACTION, LlamaModel),
+    ]:
+        skeleton = load_skeleton(str(tmp_path), task)
+        assert type(skeleton) is kind
+        assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
+    whole = load_model(str(llama), TaskType.CAUSAL_LM)
+    shapes = [{n: (p.shape, p.dtype) for n, p in m.named_parameters()} for m in (
+        whole, load_skeleton(str(tmp_path)))]  # fmt: skip
+    assert shapes[0] == shapes[1]
+
+
+def test_what_no_skeleton_can_be_made_of(llama, tmp_path):
+    with pytest.raises(ConfigError, match="no folder"):
+        load_skeleton("./nowhere")
+    with pytest.raises(CheckpointError, match="SEQ_2_SEQ_LM"):
+        load_skeleton(str(llama), TaskType.SEQ_2_SEQ_LM)
+    (tmp_path / "config.json").write_text('{"model_type": "never heard of"}')
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        load_config(str(tmp_path))

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from graft.adapt.model import PeftModel
 from graft.config import PeftConfig, TaskType
-from graft.errors import CheckpointError, ConfigError
+from graft.errors import CheckpointError, ConfigError, GraftError, TargetError
 from graft.hub import adapter_folder, load_model, saved_label_names
 
 __all__ = [
@@ -64,8 +64,17 @@ class AutoPeftModel:
             raise ConfigError(f"{model_id} is an adapter for {config.task_type}, not for {task}.")
         labels = saved_label_names(folder)
         base_revision = None if base_model else config.revision
-        model = load_model(base, task, label_names=labels, dtype=dtype, revision=base_revision)
-        return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable)
+        try:
+            model = load_model(base, task, label_names=labels, dtype=dtype, revision=base_revision)
+        except GraftError as error:
+            if base_model:
+                raise
+            hint = f"{model_id} names it as its base model; give base_model= (--base-model)"
+            raise type(error)(f"{error} {hint} where that has moved.") from None
+        try:
+            return PeftModel.from_pretrained(model, folder, adapter_name, is_trainable)
+        except TargetError as error:
+            raise CheckpointError(f"{model_id} does not fit {base}: {error}") from None
 
 
 class AutoPeftModelForCausalLM(AutoPeftModel):

@@ -28,12 +28,29 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from graft.config import CONFIG_NAME, TaskType
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
-__all__ = ["adapter_folder", "load_model", "load_tokenizer", "resolve", "saved_label_names"]
+__all__ = [
+    "LABELS_NAME",
+    "adapter_folder",
+    "load_config",
+    "load_model",
+    "load_skeleton",
+    "load_tokenizer",
+    "resolve",
+    "saved_label_names",
+]
+
+LABELS_NAME = "labels.json"  # beside an adapter for SEQ_CLS: the names of its classes, in order
 
 _LOG = logging.getLogger("graft")
 
@@ -45,25 +62,36 @@ _AUTO_CLASSES = {
     TaskType.QUESTION_ANS: transformers.AutoModelForQuestionAnswering,
     TaskType.FEATURE_EXTRACTION: transformers.AutoModel,
 }
+# The end of an architecture's name -> what its head is for.
+_TASKS = {
+    "ForCausalLM": TaskType.CAUSAL_LM,
+    "LMHeadModel": TaskType.CAUSAL_LM,
+    "ForConditionalGeneration": TaskType.SEQ_2_SEQ_LM,
+    "ForSequenceClassification": TaskType.SEQ_CLS,
+    "ForTokenClassification": TaskType.TOKEN_CLS,
+    "ForQuestionAnswering": TaskType.QUESTION_ANS,
+}
 _ADAPTER_FILES = (
     CONFIG_NAME,
     "adapter_model.*",
     "graft_state.safetensors",
     "tokenizer*",
     "*.jinja",
+    LABELS_NAME,
     "run.yaml",
     "summary.json",
 )
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
-def resolve(source: str, revision: str | None = None) -> str:
+def resolve(source: str, revision: str | None = None, weights: bool = True) -> str:
     """The folder or Hugging Face id that `source` stands for; it is there.
 
     Args:
         source: A folder, `ORG/NAME` or `hf:ORG/NAME` on Hugging Face, `ms:ORG/NAME` on ModelScope
             (which is downloaded).
         revision: Branch, tag or commit on the hub.
+        weights: Whether a folder must hold weights.
 
     Raises:
         ConfigError: No such folder or id.
@@ -78,7 +106,7 @@ def resolve(source: str, revision: str | None = None) -> str:
         raise ConfigError(f"{source!r}: {kind}: is no hub. Valid: hf:ORG/NAME, ms:ORG/NAME.")
     folder = Path(source).expanduser()
     if folder.is_dir():
-        _check_folder(folder)
+        _check_folder(folder, weights)
         return str(folder)
     if folder.exists():
         raise ConfigError(f"The base model {source} is a file; give the folder that it is in.")
@@ -129,6 +157,53 @@ def load_model(
     return model
 
 
+def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+    """The config of a base model, whose weights need not be there.
+
+    Raises:
+        ConfigError: No such model.
+        CheckpointError: No config there, or a broken one.
+    """
+    where = resolve(source, revision, weights=False)
+    try:
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreadable(source, "a base model's config", error) from None
+
+
+def load_skeleton(
+    source: str, task_type: TaskType | None = None, revision: str | None = None
+) -> PreTrainedModel:
+    """A base model made from its config alone: every tensor on the meta device, no memory.
+
+    Args:
+        source: As in `resolve`; weights need not be there.
+        task_type: Decides the head; None takes the one that the config names.
+        revision: As in `resolve`.
+
+    Raises:
+        ConfigError: No such model.
+        CheckpointError: A config from which no such model can be made.
+    """
+    config = load_config(source, revision)
+    task = task_type or _task_of(config)
+    try:
+        with torch.device("meta"):
+            model = _AUTO_CLASSES[task].from_config(config, trust_remote_code=False)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise _unreadable(source, f"a base model for {task}", error) from None
+    model.name_or_path = source
+    return model
+
+
+def _task_of(config: PreTrainedConfig) -> TaskType:
+    """What the head is for that the config's architecture names; a bare model's is none."""
+    name = (config.architectures or [""])[0]
+    return next(
+        (task for end, task in _TASKS.items() if name.endswith(end)), TaskType.FEATURE_EXTRACTION
+    )
+
+
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a base model, or the one that lies beside an adapter.
 
@@ -145,19 +220,19 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
 
 
 def saved_label_names(folder: Path) -> list[str] | None:
-    """The label names that the run of the adapter in `folder` noted; None where it noted none."""
-    summary = folder / "summary.json"
-    if not summary.is_file():
-        return None
-    return json.loads(summary.read_text(encoding="utf-8")).get("label_names")
+    """The names of the classes that lie beside the adapter in `folder`; None where none do."""
+    labels = folder / LABELS_NAME
+    return json.loads(labels.read_text(encoding="utf-8")) if labels.is_file() else None
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, weights: bool = True) -> None:
     if (folder / CONFIG_NAME).is_file() and not (folder / "config.json").is_file():
         base = json.loads((folder / CONFIG_NAME).read_text()).get("base_model_name_or_path")
         raise CheckpointError(f"{folder} is an adapter, not a base model; its base is {base}.")
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is no base model: it has no config.json.")
+    if not weights:
+        return
     if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise CheckpointError(
             f"{folder} has no weights: expected model.safetensors (or model-*.safetensors, "

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from graft.config import TaskType
 from graft.data.collate import Collator
 from graft.data.prepare import prepare_data
 from graft.errors import CheckpointError, ConfigError, DataError, GraftError, TargetError
+from graft.hub import saved_label_names
 from graft.training.evaluate import evaluate
 from graft.training.loop import TrainingError
 from graft.training.report import Callback
@@ -150,6 +152,9 @@ def test_a_classifier(classifier_run):
     assert set(summary["eval_best"]) == {"loss", "accuracy"}
     assert summary["eval_best"]["loss"] < summary["eval_before"]["loss"]
     assert summary["saved"] == "best"
+    out = Path(classifier_run["train"]["output_dir"])
+    for folder in (out, out / "best", out / "checkpoint-2"):
+        assert saved_label_names(folder) == ["moon", "other"]
 
 
 def test_the_seed_decides_everything(classifier_run):
@@ -177,6 +182,27 @@ def test_the_chat_template_lies_beside_every_adapter(tmp_path, raw_run):
         result.output_dir / "checkpoint-2",
     ):
         assert AutoTokenizer.from_pretrained(folder).chat_template == template
+
+    # Another run in the same folder, of texts as they stand: there is no template any more.
+    (tmp_path / "lines.txt").write_text("\n".join(SENTENCES))
+    raw_run["data"]["train"] = str(tmp_path / "lines.txt")
+    raw_run["train"]["overwrite_output_dir"] = True
+    train(parse_run_config(raw_run))
+    assert AutoTokenizer.from_pretrained(result.output_dir).chat_template is None
+
+
+def test_text_is_learned_without_the_base_models_template(tmp_path, raw_run, base_folder):
+    chatty = tmp_path / "chatty"
+    shutil.copytree(base_folder, chatty)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
+    tokenizer.save_pretrained(chatty)
+    (tmp_path / "lines.txt").write_text("\n".join(SENTENCES))
+    raw_run["base_model"] = str(chatty)
+    raw_run["data"]["train"] = str(tmp_path / "lines.txt")
+    result = train(parse_run_config(raw_run))
+    assert AutoTokenizer.from_pretrained(chatty).chat_template is not None
+    assert AutoTokenizer.from_pretrained(result.output_dir).chat_template is None
 
 
 # --- the output folder ------------------------------------------------------------------------

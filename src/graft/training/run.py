@@ -24,7 +24,7 @@ from graft.atomic import write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
 from graft.errors import ConfigError
-from graft.hub import load_model, load_tokenizer
+from graft.hub import LABELS_NAME, load_model, load_tokenizer
 from graft.training.config import RunConfig
 from graft.training.loop import FitResult, TrainingError, fit
 from graft.training.report import Callback, Start, draw_losses
@@ -46,6 +46,8 @@ _OF_A_RUN = (
     "adapter_config.json",
     "adapter_model.safetensors",
     "graft_state.safetensors",
+    "chat_template.jinja",
+    LABELS_NAME,
     "run.yaml",
     "train_log.jsonl",
     "summary.json",
@@ -96,15 +98,15 @@ def train(
     tokenizer = load_tokenizer(config.base_model, config.revision)
     data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed)
     notes.append(_about(data, config))
-    if data.chat_template is not None:
-        tokenizer.chat_template = data.chat_template
+    # None where texts were learned as they stand: what lies beside the adapter says how to prompt.
+    tokenizer.chat_template = data.chat_template
     model = _attach(config, data, checkpoint)
 
     hashes = _hashes(config)
     store = Store(
         output_dir,
         origin=_origin(config, hashes),
-        save_beside=lambda folder: _save_tokenizer(tokenizer, folder),
+        save_beside=lambda folder: _save_beside(folder, tokenizer, data.label_names),
         keep=config.train.save_total_limit,
     )
     for callback in callbacks:
@@ -225,8 +227,13 @@ def _attach(config: RunConfig, data: PreparedData, checkpoint: Path | None) -> P
     return get_peft_model(base, config.adapter.peft_config(config.task_type))
 
 
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _save_beside(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, label_names: list[str] | None
+) -> None:
+    """Write what using the adapter needs and the adapter's own files have no place for."""
     tokenizer.save_pretrained(folder)
+    if label_names is not None:
+        write_text(folder / LABELS_NAME, json.dumps(label_names, ensure_ascii=False) + "\n")
 
 
 def _hashes(config: RunConfig) -> dict[str, str]:
