@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from graft.adapt.layers import LayerView
-from graft.adapt.site import trainable_copy
-from graft.adapt.structure import base_shape, head_paths
+from graft.adapt.routed import trainable_copy
+from graft.adapt.structure import base_shape, head_paths, tied_head
 from graft.adapt.targets import find_targets
 from graft.config import PeftConfig
 from graft.errors import ConfigError, TargetError, did_you_mean
@@ -96,6 +96,8 @@ def _with_layers(
 ) -> Adapter:
     targets = find_targets(model, config, method, saved)
     config = method.resolved(config, targets.layers, targets.names)
+    if targets.parameter_names and not getattr(config, "target_parameters", None):
+        config = config.changed(target_parameters=targets.parameter_names)
     kinds = {view.kind for view in targets.layers}
     adapter = Adapter(config.changed(fan_in_fan_out="conv1d" in kinds))
     for view in targets.layers:
@@ -104,7 +106,16 @@ def _with_layers(
         companion = method.elsewhere(config, view)
         if companion is not None:
             adapter.add_layer(view, companion)
+    _add_to_tied_head(model, adapter)
     return adapter
+
+
+def _add_to_tied_head(model: nn.Module, adapter: Adapter) -> None:
+    for path, view in list(adapter.views.items()):
+        if view.role == "embedding" and (head := tied_head(model)) is not None:
+            twin = adapter.layers[path].for_tied(head)
+            if twin is not None:
+                adapter.add_layer(head, twin)
 
 
 def _with_virtual_tokens(
@@ -149,7 +160,7 @@ def adapter_tensors(adapter: Adapter) -> dict[str, Tensor]:
         out.update(adapter.virtual_tokens.to_disk())
     for path, layer in adapter.layers.items():
         for suffix, tensor in layer.to_disk().items():
-            out[f"base_model.model.{path}.{suffix}"] = tensor
+            out[f"base_model.model.{adapter.views[path].disk_path}.{suffix}"] = tensor
     for path, module in adapter.saved.items():
         for name, tensor in module.state_dict().items():
             out[f"{whole}{path}.{name}"] = tensor.detach()
@@ -164,7 +175,7 @@ def set_adapter_tensors(
     if adapter.virtual_tokens is not None:
         adapter.virtual_tokens.from_disk(tensors, encoder)
     for path, layer in adapter.layers.items():
-        prefix = f"base_model.model.{path}."
+        prefix = f"base_model.model.{adapter.views[path].disk_path}."
         layer.from_disk({suffix: tensors[prefix + suffix] for suffix in layer.to_disk()})
     for path, module in adapter.saved.items():
         own = {name: tensors[f"{whole}{path}.{name}"] for name in module.state_dict()}

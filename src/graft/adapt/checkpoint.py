@@ -134,6 +134,7 @@ def load(
     """Attach the adapter at `source` to `model`; see `PeftModel.load_adapter`."""
     folder = adapter_folder(source, **hub)
     config, tensors, encoder = read(folder)
+    tensors = _of_adapter(tensors, model.base_model, str(source))
     config = config.located(tensors).changed(inference_mode=not is_trainable)
     adapter = build_adapter(model.base_model, config)
     set_tensors(adapter, tensors, encoder, str(source))
@@ -143,6 +144,39 @@ def load(
             "they cannot be trained further. Load it for inference, or train a new adapter."
         )
     model.attach(name, adapter)
+
+
+def _of_adapter(tensors: dict[str, Tensor], base: nn.Module, source: str) -> dict[str, Tensor]:
+    """`tensors` without what PEFT writes twice, and without copies of the base model's own.
+
+    With `bias="all"` PEFT writes heads again under the names of its wrappers; beside an adapted
+    embedding it writes the embedding itself.
+    """
+    out: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if ".original_module." in key or key.replace(".modules_to_save.", ".") in tensors.keys() - {
+            key
+        }:
+            continue
+        path = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
+        own = dict(base.named_parameters()).get(path)
+        if own is None or not path.endswith(".weight"):
+            out[key] = tensor
+        elif ".base_layer." in key and not _same(own, tensor):
+            raise CheckpointError(
+                f"{source} was trained on a base model whose {path} is another one "
+                f"({tuple(tensor.shape)}, here {tuple(own.shape)}); load that base model, or "
+                "resize the embeddings of this one as it was done there."
+            )
+        elif ".base_layer." not in key:
+            out[key] = tensor
+    return out
+
+
+def _same(own: Tensor, other: Tensor) -> bool:
+    return own.shape == other.shape and torch.allclose(
+        own.detach().float().cpu(), other.float().cpu(), atol=1e-2
+    )
 
 
 def set_tensors(

@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from graft.errors import MergeError
 
-__all__ = ["LayerView", "view_of"]
+__all__ = ["LayerView", "ParameterView", "view_of"]
 
 
 class LayerView(ABC):
@@ -25,18 +25,39 @@ class LayerView(ABC):
     Attributes:
         module: The base model's own layer, never replaced.
         path: Its dotted path in the base model.
-        role: "query", "key", "value", "qkv", "down", or None.
+        role: "query", "key", "value", "qkv", "down", "embedding" (the input's), or None.
         kept: The weight and bias themselves, while merged ones stand in for them.
     """
 
     kind: ClassVar[str]
-    classes: ClassVar[tuple[type[nn.Module], ...]]
+    classes: ClassVar[tuple[type[nn.Module], ...]] = ()
+    name: str = "weight"  # of the parameter
 
     def __init__(self, module: nn.Module, path: str) -> None:
         self.module: Any = module
         self.path = path
         self.role: str | None = None
         self.kept: tuple[nn.Parameter, nn.Parameter | None] | None = None
+
+    @property
+    def owner(self) -> Any:
+        """The module that holds the parameter."""
+        return self.module
+
+    @property
+    def site_path(self) -> str:
+        """Path of the module at which the adapters act."""
+        return self.path
+
+    @property
+    def target_path(self) -> str:
+        """Path by which `target_modules` means the layer."""
+        return self.path
+
+    @property
+    def disk_path(self) -> str:
+        """Path of the layer in PEFT's keys."""
+        return self.path
 
     # --- sizes ----------------------------------------------------------------------------
 
@@ -61,6 +82,10 @@ class LayerView(ABC):
     def factor_shape(self, inputs: bool) -> tuple[int, ...]:
         """Shape in which PEFT stores a factor per input or per output."""
         return (1, self.in_features) if inputs else (self.out_features, 1)
+
+    def as_matrices(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """A and B as PEFT stores them -> [R, I] and [O, R]."""
+        return a.flatten(1), b.flatten(1)
 
     # --- how matrices and vectors act -----------------------------------------------------
 
@@ -89,22 +114,22 @@ class LayerView(ABC):
     @property
     def weight(self) -> Tensor:
         """The base model's weight, [O, I] ([O] for a norm), also while adapters are merged."""
-        return self._as_matrix(self.module.weight if self.kept is None else self.kept[0])
+        return self._as_matrix(self._stored if self.kept is None else self.kept[0])
 
     @property
     def bias(self) -> Tensor | None:
         """The base model's bias, [O], also while adapters are merged."""
-        return getattr(self.module, "bias", None) if self.kept is None else self.kept[1]
+        return self._own_bias if self.kept is None else self.kept[1]
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the weight as it is stored."""
-        return self.module.weight.dtype
+        return self._stored.dtype
 
     @property
     def device(self) -> torch.device:
         """Of the weight."""
-        return self.module.weight.device
+        return self._stored.device
 
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
         """Put merged values in place, in the layer's own layout and dtype.
@@ -112,32 +137,42 @@ class LayerView(ABC):
         The parameters themselves are kept aside, so that `restore` is exact and layers tied to
         this one do not change.
         """
-        stored = self.module.weight
+        stored = self._stored
         if not stored.dtype.is_floating_point:
             raise MergeError(
                 f"{self.path} is quantised ({stored.dtype}); "
                 "load the base model unquantised to merge."
             )
         if self.kept is None:
-            self.kept = (stored, self.bias)  # pyright: ignore[reportAttributeAccessIssue]
-        merged = self._as_stored(weight).to(stored.dtype).contiguous()
-        self.module.weight = nn.Parameter(merged, requires_grad=False)
+            self.kept = (stored, self._own_bias)
+        merged = self.as_stored(weight).to(stored.dtype).contiguous()
+        setattr(self.owner, self.name, nn.Parameter(merged, requires_grad=False))
         if bias is not None:
-            self.module.bias = nn.Parameter(bias.to(stored.dtype), requires_grad=False)
+            self.owner.bias = nn.Parameter(bias.to(stored.dtype), requires_grad=False)
 
     def restore(self) -> None:
         """Put the layer's own parameters back."""
         if self.kept is not None:
-            self.module.weight, bias = self.kept
-            if bias is not None or getattr(self.module, "bias", None) is not None:
-                self.module.bias = bias
+            weight, bias = self.kept
+            setattr(self.owner, self.name, weight)
+            if bias is not None or self._own_bias is not None:
+                self.owner.bias = bias
             self.kept = None
+
+    def as_stored(self, matrix: Tensor) -> Tensor:
+        """A weight [O, I] in the layout of the layer's parameter."""
+        return matrix
+
+    @property
+    def _stored(self) -> nn.Parameter:
+        return getattr(self.owner, self.name)
+
+    @property
+    def _own_bias(self) -> nn.Parameter | None:
+        return getattr(self.owner, "bias", None)
 
     def _as_matrix(self, stored: Tensor) -> Tensor:
         return stored
-
-    def _as_stored(self, matrix: Tensor) -> Tensor:
-        return matrix
 
 
 class LinearView(LayerView):
@@ -172,7 +207,7 @@ class Conv1DView(LayerView):
     def _as_matrix(self, stored: Tensor) -> Tensor:
         return stored.T
 
-    def _as_stored(self, matrix: Tensor) -> Tensor:
+    def as_stored(self, matrix: Tensor) -> Tensor:
         return matrix.T
 
 
@@ -200,7 +235,7 @@ class EmbeddingView(LayerView):
     def _as_matrix(self, stored: Tensor) -> Tensor:
         return stored.T
 
-    def _as_stored(self, matrix: Tensor) -> Tensor:
+    def as_stored(self, matrix: Tensor) -> Tensor:
         return matrix.T
 
 
@@ -257,7 +292,7 @@ class ConvView(LayerView):
     def _as_matrix(self, stored: Tensor) -> Tensor:
         return stored.flatten(1)
 
-    def _as_stored(self, matrix: Tensor) -> Tensor:
+    def as_stored(self, matrix: Tensor) -> Tensor:
         return matrix.view(self.module.weight.shape)
 
 
@@ -274,6 +309,86 @@ class NormView(LayerView):
     @property
     def out_features(self) -> int:
         return self.module.normalized_shape[-1]
+
+
+_BARE = {2: "parameter", 3: "experts"}
+
+
+class ParameterView(LayerView):
+    """A bare parameter of a module: 3-D ([E, O, I], one matrix per expert) or a matrix [O, I].
+
+    Args:
+        module: The module that is called.
+        path: Its dotted path.
+        parameter: Dotted name of the parameter in it.
+    """
+
+    def __init__(self, module: nn.Module, path: str, parameter: str) -> None:
+        super().__init__(module, f"{path}.{parameter}")
+        self._site_path = path
+        inner, _, self.name = parameter.rpartition(".")
+        self._owner = module.get_submodule(inner)
+        self.is_attention = isinstance(module, nn.MultiheadAttention)
+        self.kind = "attention" if self.is_attention else _BARE[self._stored.ndim]
+        # Some experts store [E, I, O] and say so.
+        self._transposed = self.kind == "experts" and getattr(module, "is_transposed", False)
+        self.depth = 1 if self.is_attention and inner else 0  # of `base_layer`s in PEFT's keys
+
+    @property
+    def owner(self) -> Any:
+        return self._owner
+
+    @property
+    def site_path(self) -> str:
+        return self._site_path
+
+    @property
+    def target_path(self) -> str:
+        return self._site_path if self.is_attention else self.path
+
+    @property
+    def disk_path(self) -> str:
+        # PEFT nests one wrapper a parameter; a projection inside keeps its own name there.
+        inner = self.path.removeprefix(f"{self._site_path}.").rpartition(".")[0]
+        return ".".join([self._site_path, *["base_layer"] * self.depth, *filter(None, [inner])])
+
+    @property
+    def _experts(self) -> int:
+        return self.weight.shape[0] if self.kind == "experts" else 1
+
+    @property
+    def in_features(self) -> int:
+        return self.weight.shape[-1]
+
+    @property
+    def out_features(self) -> int:
+        return self.weight.shape[-2]
+
+    @property
+    def bias(self) -> Tensor | None:
+        return None  # whatever the module adds besides, it is not this parameter's
+
+    @property
+    def _own_bias(self) -> nn.Parameter | None:
+        return None
+
+    def low_rank_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        total = rank * self._experts
+        return (total, self.in_features), (self.out_features, total)
+
+    def as_matrices(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        """PEFT's [E*R, I] (expert by expert) and [O, R*E] (rank by rank) -> [E, R, I], [E, O, R]."""
+        if self.kind != "experts":
+            return a, b
+        count = self._experts
+        rows = b.view(self.out_features, -1, count)
+        return a.view(count, -1, self.in_features), rows.permute(2, 0, 1)
+
+    def as_stored(self, matrix: Tensor) -> Tensor:
+        return matrix.mT if self._transposed else matrix
+
+    def _as_matrix(self, stored: Tensor) -> Tensor:
+        return stored.mT if self._transposed else stored
 
 
 _VIEWS: tuple[type[LayerView], ...] = (LinearView, Conv1DView, EmbeddingView, ConvView, NormView)

@@ -45,18 +45,13 @@ def unmerge(model: PeftModel) -> None:
 def merge_and_unload(model: PeftModel, names: Sequence[str]) -> nn.Module:
     """Fold the adapters `names` in for good and return the base model without hooks."""
     refuse_unmergeable(model, names)
-    for site in model.sites.values():
+    for path, site in model.sites.items():
         for name in names:
-            own = site.adapters.get(name)
-            if (
-                own is not None
-                and site.layer.bias is None
-                and own.affine(site.layer).shift is not None
-            ):
+            if site.adds_bias(name):
                 raise MergeError(
-                    f"{name!r} gives {site.layer.path} a bias, and a {type(model.base_model).__name__} "
-                    "has no place for one: a saved copy would lose it. Keep the adapter beside the "
-                    "base model and load both."
+                    f"{name!r} gives {path} a bias, and a {type(model.base_model).__name__} has no "
+                    "place for one: a saved copy would lose it. Keep the adapter beside the base "
+                    "model and load both."
                 )
     merge(model, names)
     for site in model.sites.values():

@@ -14,10 +14,12 @@ from torch import nn
 from graft.adapt import checkpoint, generation, merge
 from graft.adapt.adapter import Adapter, build_adapter
 from graft.adapt.compose import Composer
+from graft.adapt.layers import ParameterView
 from graft.adapt.outputs import in_row_order, without_virtual_tokens
 from graft.adapt.prefix import allow_cache_under_checkpointing
+from graft.adapt.routed import ParameterSite, SavedModule
 from graft.adapt.routing import BASE, Router, RowGroup, group_rows, in_group_order
-from graft.adapt.site import SavedModule, Site
+from graft.adapt.site import Site
 from graft.config import PeftConfig, TaskType
 from graft.errors import ConfigError, MergeError, did_you_mean
 from graft.methods import PrefixAdapter, PromptAdapter
@@ -56,7 +58,7 @@ class PeftModel(nn.Module):
         self.base_model = model.requires_grad_(False)
         self.adapters = nn.ModuleDict()
         self.router = Router()
-        self.sites: dict[str, Site] = {}
+        self.sites: dict[str, Site | ParameterSite] = {}
         self.saved: dict[str, SavedModule] = {}
         self._active: tuple[str, ...] = ()
         self._composer: Composer | None = None
@@ -82,9 +84,11 @@ class PeftModel(nn.Module):
         """Put an adapter that was built for this base model in place."""
         self._check_name(name)
         for path, layer_adapter in adapter.layers.items():
-            if path not in self.sites:
-                self.sites[path] = Site(adapter.views[path], self.router)
-            self.sites[path].adapters[name] = layer_adapter
+            view = adapter.views[path]
+            if view.site_path not in self.sites:
+                kind = ParameterSite if isinstance(view, ParameterView) else Site
+                self.sites[view.site_path] = kind(view, self.router)
+            self.sites[view.site_path].add(name, view, layer_adapter)
         for path, module in adapter.saved.items():
             if path not in self.saved:
                 own = self.base_model.get_submodule(path)

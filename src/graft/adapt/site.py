@@ -6,7 +6,6 @@ detaching removes two handles. The adapters' parameters live beside the base mod
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +17,8 @@ from graft.adapt.layers import LayerView
 from graft.adapt.routing import Router
 from graft.methods import Affine, LayerAdapter
 from graft.methods.affine import merged
-from graft.methods.base import adapter_dtype
 
-__all__ = ["SavedModule", "Site", "trainable_copy"]
+__all__ = ["Site"]
 
 
 class Site:
@@ -45,6 +43,17 @@ class Site:
         ]
         if "torch._dynamo" in sys.modules:  # compiled code does not see hooks added later
             torch.compiler.reset()
+
+    def add(self, name: str, view: LayerView, adapter: LayerAdapter) -> None:
+        """Put an adapter at the layer (`view` is one more view of it)."""
+        self.adapters[name] = adapter
+
+    def adds_bias(self, name: str) -> bool:
+        """Whether the adapter `name` gives the layer a bias that it has no place for."""
+        own = self.adapters.get(name)
+        if own is None or self.layer.bias is not None:
+            return False
+        return own.affine(self.layer).shift is not None
 
     def detach(self) -> None:
         """Remove the hooks; the layer is the base model's own again."""
@@ -109,61 +118,3 @@ class Site:
         for affine in group:
             y = affine.adapt_output(self.layer, x, y)
         return y
-
-
-class SavedModule:
-    """A module trained and saved whole beside an adapter (`modules_to_save`), such as a head.
-
-    Each adapter has its own copy; rows reach it through the module's `forward`.
-
-    Attributes:
-        module: The base model's module.
-        path: Its dotted path.
-        copies: One copy per adapter.
-    """
-
-    def __init__(self, module: nn.Module, path: str, router: Router) -> None:
-        self.module = module
-        self.path = path
-        self.router = router
-        self.copies: dict[str, nn.Module] = {}
-        self._original = module.forward
-        module.forward = self._forward
-
-    def detach(self) -> None:
-        """Give the module its own `forward` back."""
-        del self.module.forward
-
-    def _call(self, adapters: tuple[str, ...], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        names = [name for name in adapters if name in self.copies]
-        if not names:
-            return self._original(x, *args, **kwargs)
-        # Of several active adapters the last one's copy acts, as it was added last.
-        chosen = self.copies[names[-1]]
-        own = next(chosen.parameters()).dtype
-        y = chosen(x.to(own) if x.is_floating_point() else x, *args, **kwargs)
-        return y.to(next(self.module.parameters()).dtype)
-
-    def _forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        groups = self.router.groups
-        if len(groups) < 2:
-            return self._call(groups[0].adapters if groups else (), x, *args, **kwargs)
-        pieces = x.split(self.router.sizes(x.shape[0]))
-        return torch.cat(
-            [
-                self._call(group.adapters, piece, *args, **kwargs)
-                for group, piece in zip(groups, pieces, strict=True)
-            ]
-        )
-
-
-def trainable_copy(module: nn.Module) -> nn.Module:
-    """A copy of a base model's module that trains, in fp32 at least, and is not routed."""
-    routed = module.__dict__.pop("forward", None)
-    try:
-        copied = copy.deepcopy(module)
-    finally:
-        if routed is not None:
-            module.forward = routed
-    parameter = next(copied.parameters())
-    return copied.to(adapter_dtype(parameter.dtype)).requires_grad_(True)

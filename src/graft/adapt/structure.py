@@ -11,13 +11,21 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from graft.adapt.layers import LayerView, view_of
+from graft.adapt.layers import LayerView, ParameterView, view_of
 from graft.config import TaskType
 from graft.errors import ConfigError
 from graft.methods import BaseShape
 from graft.methods.base import adapter_dtype
 
-__all__ = ["adaptable_layers", "base_shape", "head_paths", "input_embeddings", "is_causal"]
+__all__ = [
+    "adaptable_layers",
+    "bare_parameters",
+    "base_shape",
+    "head_paths",
+    "input_embeddings",
+    "is_causal",
+    "tied_head",
+]
 
 # The last name in the path of an attention projection, in any model that follows the customs.
 _ATTENTION = {
@@ -75,8 +83,22 @@ def head_paths(model: nn.Module, task_type: TaskType | None) -> list[str]:
 
 def adaptable_layers(model: nn.Module) -> dict[str, LayerView]:
     """Views of all layers that some method can adapt, by path, with their roles."""
-    found = (view_of(module, path) for path, module in model.named_modules())
-    views = {view.path: view for view in found if view is not None}
+    views: dict[str, LayerView] = {}
+    inside = ""  # an attention module whose projections are never called
+    for path, module in model.named_modules():
+        if inside and path.startswith(inside):
+            continue
+        if isinstance(module, nn.MultiheadAttention):
+            inside = f"{path}."
+            found = _attention_parameters(module, path)
+        else:
+            found = [view for view in [view_of(module, path)] if view is not None]
+        views.update({view.path: view for view in found})
+    if hasattr(model, "get_input_embeddings") and text_config(model) is not None:
+        own = input_embeddings(model)
+        for view in views.values():
+            if view.module is own:
+                view.role = "embedding"
     hidden = getattr(text_config(model), "hidden_size", None)
     attention = {_parent(path) for path, view in views.items() if _attention_role(path)}
     for path, view in views.items():
@@ -87,6 +109,35 @@ def adaptable_layers(model: nn.Module) -> dict[str, LayerView]:
         if view.role is None and projects_back and _parent(path) not in attention:
             view.role = "down"
     return views
+
+
+def _attention_parameters(module: nn.MultiheadAttention, path: str) -> list[LayerView]:
+    if module.in_proj_weight is None:  # keys or values of another width: three projections
+        return []
+    return [ParameterView(module, path, name) for name in ("in_proj_weight", "out_proj.weight")]
+
+
+def bare_parameters(model: nn.Module) -> dict[str, ParameterView]:
+    """Views of the matrices and stacks of matrices that belong to no layer, by path."""
+    out: dict[str, ParameterView] = {}
+    for path, module in model.named_modules():
+        if not path or isinstance(module, nn.MultiheadAttention) or view_of(module, path):
+            continue
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim in (2, 3):
+                view = ParameterView(module, path, name)
+                out[view.path] = view
+    return out
+
+
+def tied_head(model: nn.Module) -> LayerView | None:
+    """The output head, where it shares its weight with the input embeddings."""
+    getter = getattr(model, "get_output_embeddings", None)
+    head = getter() if getter is not None else None
+    if head is None or head.weight is not input_embeddings(model).weight:
+        return None
+    path = next(path for path, module in model.named_modules() if module is head)
+    return view_of(head, path)
 
 
 def _parent(path: str) -> str:

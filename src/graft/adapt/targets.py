@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from graft.adapt.layers import LayerView
-from graft.adapt.structure import adaptable_layers
+from graft.adapt.layers import LayerView, ParameterView
+from graft.adapt.structure import adaptable_layers, bare_parameters
 from graft.errors import TargetError, did_you_mean
 from graft.methods import LayerAdapter
 from graft.methods.base import matches_suffix
@@ -28,12 +28,14 @@ class Targets:
     Attributes:
         layers: The target layers, in the order of the model.
         others: The layers beside them that could be adapted by some method.
-        names: The fewest, shortest suffixes that match just these.
+        names: The fewest, shortest suffixes that match just the modules among `layers`.
+        parameter_names: The same for bare parameters.
     """
 
     layers: list[LayerView]
     others: list[LayerView]
     names: list[str]
+    parameter_names: list[str]
 
 
 def find_targets(
@@ -64,9 +66,62 @@ def find_targets(
     chosen = _chosen(model, config, method, views)
     chosen = _without_excluded(config, chosen)
     chosen = _in_layers(config, chosen)
+    parameters = _parameters(model, config, method)
+    views = {**views, **parameters}
+    layers = [views[path] for path in [*chosen, *parameters]]
+    _nest(layers)
     paths = [path for path, _ in model.named_modules()]
+    names = shortest_names(dict.fromkeys(views[path].target_path for path in chosen), paths)
     others = [v for p, v in every.items() if p not in chosen and not _inside(p, heads)]
-    return Targets([views[path] for path in chosen], others, shortest_names(chosen, paths))
+    _check_token_names(config, others)
+    every_parameter = [path for path, _ in model.named_parameters()]
+    return Targets(layers, others, names, shortest_names(parameters, every_parameter))
+
+
+def _parameters(
+    model: nn.Module, config: TargetedConfig, method: type[LayerAdapter]
+) -> dict[str, ParameterView]:
+    """The bare parameters that the config means."""
+    wanted = getattr(config, "target_parameters", None)
+    everything = config.target_modules == "all-linear"
+    if "experts" not in method.kinds or not (wanted or everything):
+        return {}
+    bare = bare_parameters(model)
+    if not wanted:  # all-linear: experts are linear layers, kept as one parameter
+        return {p: v for p, v in bare.items() if v.kind == "experts" and "expert" in p.lower()}
+    for name in wanted:
+        if not any(matches_suffix(path, [name]) for path in bare):
+            hint = did_you_mean(name, {".".join(path.split(".")[-2:]) for path in bare})
+            raise TargetError(f"target_parameters: {name!r} matches no bare parameter.{hint}")
+    return {path: view for path, view in bare.items() if matches_suffix(path, wanted)}
+
+
+def _nest(layers: Iterable[LayerView]) -> None:
+    """Number the parameters of one module as PEFT nests its wrappers: the first lies deepest."""
+    by_module: dict[str, list[ParameterView]] = {}
+    for view in layers:
+        if isinstance(view, ParameterView) and not view.is_attention:
+            by_module.setdefault(view.site_path, []).append(view)
+    for views in by_module.values():
+        for depth, view in enumerate(reversed(views)):
+            view.depth = depth
+
+
+def _check_token_names(config: TargetedConfig, others: Iterable[LayerView]) -> None:
+    wanted = getattr(config, "trainable_token_indices", None)
+    embeddings = {view.path: view for view in others if view.kind == "embedding"}
+    if isinstance(wanted, dict):
+        for name in wanted:
+            if not any(matches_suffix(path, [name]) for path in embeddings):
+                hint = did_you_mean(name, {path.rpartition(".")[2] for path in embeddings})
+                raise TargetError(
+                    f"trainable_token_indices: {name!r} matches no embedding that is free for "
+                    f"it (neither a target nor saved whole).{hint}"
+                )
+    elif wanted and not any(view.role == "embedding" for view in embeddings.values()):
+        raise TargetError(
+            "trainable_token_indices: the input embedding is a target or saved whole already."
+        )
 
 
 def _chosen(
@@ -76,10 +131,12 @@ def _chosen(
     views: Mapping[str, LayerView],
 ) -> list[str]:
     wanted = config.target_modules
+    if wanted is None and getattr(config, "target_parameters", None):
+        return []  # as in PEFT: the parameters alone
     if isinstance(wanted, list):
         for name in wanted:
             _check_name(model, name, views, method)
-        return [path for path in views if matches_suffix(path, wanted)]
+        return [p for p, view in views.items() if matches_suffix(view.target_path, wanted)]
     if wanted == "all-linear":
         head = _output_embeddings(model)
         return _need(
@@ -93,7 +150,7 @@ def _chosen(
             raise TargetError(
                 f"target_modules={wanted!r} is not a regular expression: {error}."
             ) from None
-        found = [path for path in views if pattern.fullmatch(path)]
+        found = [p for p, view in views.items() if pattern.fullmatch(view.target_path)]
         example = next(iter(views), "(none)")
         return _need(
             found,
@@ -136,14 +193,15 @@ def _check_name(
     model: nn.Module, name: str, views: Mapping[str, LayerView], method: type[LayerAdapter]
 ) -> None:
     hit = [(p, m) for p, m in model.named_modules() if matches_suffix(p, [name])]
-    strange = next(((p, m) for p, m in hit if p not in views), None)
+    known = {view.target_path for view in views.values()}
+    strange = next(((p, m) for p, m in hit if p not in known), None)
     if hit and strange is None:
         return
-    valid = {path.rpartition(".")[2] for path in views}
+    valid = {path.rpartition(".")[2] for path in known}
     if not hit:
         hint = did_you_mean(name, valid)
         raise TargetError(f"target_modules: {name!r} matches no layer of the model.{hint}")
-    if any(path in views for path, _ in hit):
+    if any(path in known for path, _ in hit):
         return  # such as a head that is trained whole, beside layers of the same name
     path, module = strange or hit[0]
     kinds = ", ".join(sorted(method.kinds))

@@ -6,6 +6,7 @@ warm-up are the same for all methods.
 
 from dataclasses import dataclass
 
+SEED = 0
 ROWS_PER_STEP = 16
 SCHEDULE = "linear"
 WARMUP_RATIO = 0.05

@@ -8,7 +8,7 @@ Forward and merge are derived from it here, once, for all methods and all kinds 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -73,8 +73,18 @@ class Affine:
             y = y + layer.over_outputs(self.shift).to(y.dtype)
         return y
 
+    def with_input_dropped(self) -> Affine:
+        """The same with dropout done on the columns of A: inputs dropped for all tokens at once.
+
+        For a low-rank update that is made dense before it meets the input.
+        """
+        if not self.dropout or self.A is None:
+            return self
+        kept = F.dropout(torch.ones_like(self.A[..., :1, :]), self.dropout)
+        return replace(self, A=self.A * kept, dropout=0.0)
+
     def delta(self) -> Tensor | None:
-        """`scaling * B A` [O, I] in fp32 at least, or None without a low-rank update."""
+        """`scaling * B A` [O, I] (or [E, O, I]) in fp32 at least, or None without a low-rank update."""
         if self.A is None or self.B is None:
             return None
         wide = torch.promote_types(self.A.dtype, torch.float32)

@@ -42,10 +42,12 @@ class Layer(Protocol):
     """
 
     path: str
-    role: str | None  # "query", "key", "value", "qkv", "down", or None
+    role: str | None  # "query", "key", "value", "qkv", "down", "embedding", or None
 
     @property
-    def kind(self) -> str: ...  # "linear", "conv1d", "embedding", "conv", "norm"
+    def kind(
+        self,
+    ) -> str: ...  # "linear", "conv1d", "embedding", "conv", "norm", "experts", "parameter"
 
     @property
     def in_features(self) -> int: ...
@@ -70,6 +72,8 @@ class Layer(Protocol):
     def vector_shape(self, length: int) -> tuple[int, ...]: ...
 
     def factor_shape(self, inputs: bool) -> tuple[int, ...]: ...
+
+    def as_matrices(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]: ...
 
     def project(self, x: Tensor, a: Tensor) -> Tensor: ...
 
@@ -172,18 +176,22 @@ class LayerAdapter(nn.Module, ABC):
             layers: The target layers found.
             names: Suffixes that match just these.
         """
-        return config if config.is_regex else config.changed(target_modules=names)
+        narrowed = "layers_to_transform" in config.private_fields and config.layers_to_transform
+        said = config.target_modules not in (None, "all-linear") and not narrowed
+        return config if said else config.changed(target_modules=names)
 
     @classmethod
     def elsewhere(cls, config: Any, layer: Layer) -> LayerAdapter | None:
         """What the method trains at a layer that is no target (LoRA with `bias="all"`)."""
         return None
 
+    def for_tied(self, layer: Layer) -> LayerAdapter | None:
+        """What must act at `layer`, an output head tied to this embedding, so that both agree."""
+        return None
+
     def to_disk(self) -> dict[str, Tensor]:
         """Tensors by PEFT's suffix."""
-        return {
-            suffix: getattr(self, name).detach() for name, suffix in self.disk_names.items()
-        }
+        return {suffix: getattr(self, name).detach() for name, suffix in self.disk_names.items()}
 
     def from_disk(self, tensors: Mapping[str, Tensor]) -> None:
         """Take the values in; keys are those of `to_disk`, shapes are checked by the caller."""

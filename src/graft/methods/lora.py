@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from graft.config import PeftConfig, PeftType
 from graft.errors import ConfigError
 from graft.methods.affine import Affine
-from graft.methods.base import Layer, LayerAdapter, new_parameter
+from graft.methods.base import Layer, LayerAdapter, matches_suffix, new_parameter
 from graft.methods.bitfit import BitFit, BitFitConfig, is_bias_only
 from graft.methods.targeting import TargetedConfig
+from graft.methods.token_rows import TokenRows
 
 __all__ = ["Lora", "LoraConfig"]
 
+_LINEAR = ("linear", "conv1d")
 _STARTS = "True, False, 'gaussian', 'pissa', 'pissa_niter_N', 'olora'"
 # PEFT's other starts. Of the first three a plain LoRA is saved; the rest also change the base.
 _PLAIN_STARTS = ("eva", "mica", "orthogonal")
@@ -49,13 +51,16 @@ class LoraConfig(TargetedConfig):
         alpha_pattern: The same for `lora_alpha`.
         bias: "none"; "lora_only" also trains the biases of the target layers, "all" every bias.
         lora_bias: Give B a bias of its own.
+        target_parameters: Suffixes of paths of bare parameters, such as `["experts.down_proj"]`:
+            matrices, or 3-D stacks of one matrix per expert. `"all-linear"` reaches experts too.
+        trainable_token_indices: Rows of the input embedding that are trained whole (also in an
+            output head that is tied to it), or such rows by name of an embedding.
     """
 
     peft_type: ClassVar[PeftType] = PeftType.LORA
     inert_fields: ClassVar[dict[str, Any]] = {
         "megatron_config": None,
         "megatron_core": "megatron.core",
-        "trainable_token_indices": None,
         "loftq_config": {},
         "eva_config": None,
         "corda_config": None,
@@ -67,7 +72,6 @@ class LoraConfig(TargetedConfig):
         "monteclora_config": None,
         "layer_replication": None,
         "runtime_config": {"ephemeral_gpu_offload": False},
-        "target_parameters": None,
         "use_bdlora": None,
         "arrow_config": None,
         "kasa_config": None,
@@ -84,6 +88,8 @@ class LoraConfig(TargetedConfig):
     alpha_pattern: dict[str, float] = field(default_factory=dict)
     bias: str = "none"
     lora_bias: bool = False
+    target_parameters: list[str] | None = None
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,6 +141,14 @@ class LoraConfig(TargetedConfig):
         """Whether A and B start as a part of W that is taken out of it."""
         return str(self.init_lora_weights).startswith(("pissa", "olora"))
 
+    def token_rows(self, layer: Layer) -> list[int]:
+        """Indices of the rows of `layer`, an embedding, that are trained whole."""
+        wanted = self.trainable_token_indices or []
+        if isinstance(wanted, list):
+            return wanted if layer.role == "embedding" else []
+        names = [name for name in wanted if matches_suffix(layer.path, [name])]
+        return wanted[names[0]] if names else []
+
     def rank(self, path: str) -> int:
         """R at the layer `path`."""
         return _by_pattern(self.rank_pattern, path, self.r)
@@ -160,7 +174,9 @@ class Lora(LayerAdapter):
 
     config_class = LoraConfig
     learning_rate = 2e-4
-    kinds = frozenset({"linear", "conv1d", "embedding", "conv"})
+    kinds = frozenset(
+        {"linear", "conv1d", "embedding", "conv", "attention", "experts", "parameter"}
+    )
     default_roles = frozenset({"query", "value", "qkv"})
 
     def __init__(self, config: LoraConfig, layer: Layer) -> None:
@@ -204,7 +220,7 @@ class Lora(LayerAdapter):
                 nn.init.kaiming_uniform_(b, a=math.sqrt(5))
 
     def _start_from_weight(self, how: str, layer: Layer) -> None:
-        if layer.kind not in ("linear", "conv1d"):
+        if layer.kind not in _LINEAR:
             raise ConfigError(f"init_lora_weights={how!r} is for linear layers, not {layer.path}.")
         a, b = self.get_parameter(self._a), self.get_parameter(self._b)
         weight, rank = layer.weight.detach().to(a.dtype), len(a)
@@ -234,23 +250,23 @@ class Lora(LayerAdapter):
             self.bias = new_parameter(layer, layer.bias)
             self.disk_names["bias"] = "base_layer.bias"
         if config.lora_bias:
-            if self.is_embedding:
-                raise ConfigError(f"lora_bias is for layers with a bias, not {layer.path}.")
+            if layer.kind not in _LINEAR:
+                raise ConfigError(f"lora_bias is for linear layers, not {layer.path}.")
             self.lora_bias = new_parameter(layer, torch.zeros(layer.out_features))
             self.disk_names["lora_bias"] = "lora_B.bias"
 
     def _add_magnitude(self, layer: Layer) -> None:
-        if self.is_embedding:
-            raise ConfigError(f"use_dora is not supported on the embedding {layer.path}.")
+        if layer.kind not in (*_LINEAR, "conv"):
+            raise ConfigError(f"use_dora is for linear layers and convolutions, not {layer.path}.")
         norm = self._norm(layer)
         self.lora_magnitude_vector = new_parameter(
             layer, norm.view(layer.vector_shape(layer.out_features))
         )
         self.disk_names["lora_magnitude_vector"] = "lora_magnitude_vector"
 
-    def _low_rank(self) -> Affine:
+    def _low_rank(self, layer: Layer) -> Affine:
         """`B A` as matrices; with a start taken out of W, less that start: rank 2R."""
-        a, b = self.get_parameter(self._a).flatten(1), self.get_parameter(self._b).flatten(1)
+        a, b = layer.as_matrices(self.get_parameter(self._a), self.get_parameter(self._b))
         if self.start_A is not None:
             a, b = torch.cat([a, self.start_A]), torch.cat([b, -self.start_B], dim=1)
         return Affine(A=a, B=b, scaling=self.scaling)
@@ -258,12 +274,12 @@ class Lora(LayerAdapter):
     def _norm(self, layer: Layer) -> Tensor:
         """||W + scaling * B A|| per output, [O]; a constant to the gradient (DoRA, sec. 4.3)."""
         with torch.no_grad():
-            delta = self._low_rank().delta()
+            delta = self._low_rank(layer).delta()
             assert delta is not None
             return (layer.weight.to(delta.dtype) + delta).norm(dim=1)
 
     def affine(self, layer: Layer) -> Affine:
-        low = self._low_rank()
+        low = self._low_rank(layer)
         assert low.B is not None
         own, scale = layer.bias, None
         b = low.B
@@ -291,6 +307,9 @@ class Lora(LayerAdapter):
 
     @classmethod
     def elsewhere(cls, config: LoraConfig, layer: Layer) -> LayerAdapter | None:
+        rows = config.token_rows(layer) if layer.kind == "embedding" else []
+        if rows:
+            return TokenRows(rows, layer)
         if config.bias == "all" and layer.bias is not None:
             return BitFit(BitFitConfig(), layer)
         return None

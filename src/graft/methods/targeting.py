@@ -40,7 +40,7 @@ class TargetedConfig(PeftConfig):
                 setattr(self, name, value)
             if value is not None and not isinstance(value, str | list):
                 raise ConfigError(f"{name} must be a list of names or a pattern, not {value!r}.")
-            if value in ("", []):
+            if value in ("", []) and not getattr(self, "target_parameters", None):
                 raise ConfigError(f"{name} is empty; leave it out, or name layers.")
         if self.layers_pattern is not None and self.layers_to_transform is None:
             raise ConfigError("layers_pattern without layers_to_transform has no effect.")
@@ -49,8 +49,3 @@ class TargetedConfig(PeftConfig):
                 "layers_to_transform needs target_modules as a list of names; "
                 f"with the pattern {self.target_modules!r}, put the layer indices into the pattern."
             )
-
-    @property
-    def is_regex(self) -> bool:
-        """Whether `target_modules` is a regular expression."""
-        return isinstance(self.target_modules, str) and self.target_modules != "all-linear"
