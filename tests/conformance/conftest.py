@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import pytest
 
+from graft.adapt.model import PeftModel
 from graft.methods import METHODS
 
+from .cases import BASE, CASES, Case
 from .families import FAMILIES, Family
-from .rows import Method
-from .toy import Gain
-
-EVERY: list[Method] = [*METHODS.values(), Gain]
+from .rows import attach
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     families = FAMILIES
     if metafunc.module.__name__.endswith("test_generation"):
         families = [family for family in FAMILIES if family.generates]
-    names = set(metafunc.fixturenames)
-    if {"family", "method"} <= names:
-        pairs = [(f, m) for f in families for m in EVERY if not _refuses(f, m)]
-        ids = [f"{f.name}-{m.__name__}" for f, m in pairs]
-        metafunc.parametrize(("family", "method"), pairs, ids=ids, indirect=["method"])
-    elif "family" in names:
-        metafunc.parametrize("family", families, ids=[f.name for f in families])
+    if {"family", "case"} <= set(metafunc.fixturenames):
+        pairs = [(f, c) for f in families for c in CASES if not refuses(f, c)]
+        ids = [f"{family.name}-{case.name}" for family, case in pairs]
+        metafunc.parametrize(("family", "case"), pairs, ids=ids, indirect=["case"])
+    elif "family" in metafunc.fixturenames:
+        metafunc.parametrize("family", families, ids=[family.name for family in families])
 
 
-def _refuses(family: Family, method: Method) -> bool:
-    return method.config_class.peft_type in family.refused
+def refuses(family: Family, case: Case) -> bool:
+    return case.method.config_class.peft_type in family.refused
 
 
 @pytest.fixture
-def method(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Method:
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A method of `METHODS`; the seventh is entered for the time of the test."""
-    monkeypatch.setitem(METHODS, request.param.config_class.peft_type, request.param)
+    method = request.param.method
+    monkeypatch.setitem(METHODS, method.config_class.peft_type, method)
     return request.param
+
+
+@pytest.fixture
+def crowd(family: Family, monkeypatch: pytest.MonkeyPatch) -> tuple[PeftModel, list[str]]:
+    """A model with an adapter of every case, and a name for each of shuffled rows."""
+    cases = [case for case in CASES if not refuses(family, case)]
+    for case in cases:
+        monkeypatch.setitem(METHODS, case.method.config_class.peft_type, case.method)
+    names = [case.name for case in cases]
+    rows = [names[-1], BASE, *names[:3], names[0], *names[3:-1], BASE]
+    assert {*names, BASE} == set(rows)
+    return attach(family.model(), family, cases), rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,34 +10,28 @@ import torch
 from torch import Tensor, nn
 
 from graft.adapt.model import PeftModel
-from graft.config import PeftConfig
-from graft.methods import METHODS, LayerAdapter, VirtualTokens
 
+from .cases import Case
 from .families import PAD, VOCAB, Family
 
 __all__ = [
-    "BASE",
-    "Method",
     "assert_near",
+    "assert_same",
     "attach",
     "batch",
-    "config_of",
-    "crowd",
     "make_rows",
     "of_row",
     "train",
 ]
 
-Method = type[LayerAdapter] | type[VirtualTokens]
-BASE = "__base__"
-LENGTHS = (5, 3, 7, 4, 6, 7, 3, 5)
-TARGETS = (4, 3, 2, 4, 3, 2, 4, 3)  # tokens that the decoder of an encoder-decoder reads
+LENGTHS = (5, 3, 7, 4, 6, 7, 3, 5, 8, 2, 4, 6, 3, 5)
+TARGETS = (4, 3, 2, 4, 3, 2, 4, 3, 3, 2, 4, 3, 3, 2)  # of what the decoder of a pair reads
 
 
-def make_rows(count: int, lengths: Sequence[int] = LENGTHS) -> list[Tensor]:
+def make_rows(count: int) -> list[Tensor]:
     """`count` rows of random ids, none of them special."""
     dice = torch.Generator().manual_seed(1)
-    return [torch.randint(3, VOCAB, (lengths[i],), generator=dice) for i in range(count)]
+    return [torch.randint(3, VOCAB, (LENGTHS[i],), generator=dice) for i in range(count)]
 
 
 def batch(
@@ -85,38 +80,20 @@ def of_row(
     )
 
 
-def config_of(method: Method, family: Family, **values: Any) -> PeftConfig:
-    """The plainest config of `method`."""
-    if issubclass(method, VirtualTokens):
-        values = {"num_virtual_tokens": 3, **values}
-    return method.config_class(task_type=family.task, **values)
-
-
-def attach(
-    base: nn.Module, family: Family, methods: Iterable[Method], dtype: Any = None
-) -> PeftModel:
-    """`base` with one adapter per method, called by its class; all as if trained."""
+def attach(base: nn.Module, family: Family, cases: Iterable[Case]) -> PeftModel:
+    """`base` with one adapter per case, the first one active; all as if trained."""
     model = PeftModel(base)
-    for count, method in enumerate(methods, start=2):
-        some = {"num_virtual_tokens": count} if issubclass(method, VirtualTokens) else {}
-        model.add_adapter(method.__name__, config_of(method, family, **some))
-        train(model, method.__name__)
-    model.set_adapter([next(iter(model.adapters))])
+    for count, case in enumerate(cases, start=2):
+        own = {} if case.at_layers else {"num_virtual_tokens": count}  # each another number
+        model.add_adapter(case.name, case.config(family, **own))
+        train(model, case.name)
+    model.set_adapter(next(iter(model.adapters)))
     return model
-
-
-def crowd(family: Family) -> tuple[PeftModel, list[str]]:
-    """A model with one adapter of every method, and a name for each of eight shuffled rows."""
-    methods = [m for kind, m in METHODS.items() if kind not in family.refused]
-    names = [m.__name__ for m in methods]
-    shuffled = [names[-1], BASE, *names[:3], names[0], *names[3:], BASE][:8]
-    assert {*names, BASE} == set(shuffled)
-    return attach(family.model(), family, methods), shuffled
 
 
 def train(model: PeftModel, name: str) -> None:
     """Move every parameter of an adapter away from where it starts."""
-    dice = torch.Generator().manual_seed(len(name))
+    dice = torch.Generator().manual_seed(zlib.crc32(name.encode()))
     with torch.no_grad():
         for parameter in model.adapter(name).parameters():
             parameter.add_(
@@ -130,3 +107,21 @@ def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> No
     scale = max(1.0, expected.abs().max().item()) if expected.numel() else 1.0
     error = (actual - expected).abs().max().item() if expected.numel() else 0.0
     assert error <= tolerance * scale, f"off by {error:.2e} at a scale of {scale:.3g}"
+
+
+def assert_same(actual: Any, expected: Any) -> None:
+    """Equal bit for bit, also in nests of tensors."""
+    if isinstance(expected, Tensor):
+        assert actual.shape == expected.shape
+        assert torch.equal(actual, expected)
+    elif expected is None:
+        assert actual is None
+    else:
+        assert len(actual) == len(expected)
+        values = zip(_listed(actual), _listed(expected), strict=True)
+        for own, wanted in values:
+            assert_same(own, wanted)
+
+
+def _listed(nest: Any) -> list[Any]:
+    return list(nest.values()) if isinstance(nest, dict) else list(nest)

@@ -7,12 +7,13 @@ from torch import Tensor
 
 from graft.adapt.model import PeftModel
 
+from .cases import BASE
 from .families import Family
-from .rows import BASE, assert_near, batch, crowd, make_rows, of_row
+from .rows import assert_near, batch, make_rows, of_row
 
 
-def test_logits_and_gradients(family: Family) -> None:
-    model, names = crowd(family)
+def test_logits_and_gradients(family: Family, crowd: tuple[PeftModel, list[str]]) -> None:
+    model, names = crowd
     rows = make_rows(len(names))
     logits = model(**batch(family, rows), adapter_names=names).logits
     score = sum(_score(of_row(family, logits, rows, index)) for index in range(len(rows)))

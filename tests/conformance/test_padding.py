@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from graft.methods import VirtualTokens
-
+from .cases import Case
 from .families import Family
-from .rows import Method, assert_near, attach, batch, make_rows, of_row
+from .rows import assert_near, attach, batch, make_rows, of_row
 
 
-def test_padded_equals_unpadded(family: Family, method: Method) -> None:
-    model = attach(family.model(), family, [method])
+def test_padded_equals_unpadded(family: Family, case: Case) -> None:
+    model = attach(family.model(), family, [case])
     rows = make_rows(3)
     alone = [model(**batch(family, [row], first=i)).logits[0] for i, row in enumerate(rows)]
     # An encoder's positions count from the left, so its pads stand on the right.
     for side in ("left", "right") if family.kind == "decoder" else ("right",):
         inputs = batch(family, rows, side)
         variants = [inputs]
-        if issubclass(method, VirtualTokens):  # graft counts positions where the caller does not
+        if not case.at_layers:  # graft counts positions where the caller does not
             variants.append({k: v for k, v in inputs.items() if k != "position_ids"})
         for given in variants:
             logits = model(**given).logits
