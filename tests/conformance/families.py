@@ -90,7 +90,9 @@ class Family:
 @functools.cache
 def _make(config_class: str, task: TaskType, settings: tuple[tuple[str, Any], ...]) -> nn.Module:
     torch.manual_seed(0)
-    config = getattr(transformers, config_class)(**{**_SHARED, **dict(settings)})
+    # Question answering has a number for the start and one for the end.
+    labels = {"num_labels": 2} if task is TaskType.QUESTION_ANS else {}
+    config = getattr(transformers, config_class)(**{**_SHARED, **dict(settings), **labels})
     model = _AUTO[task].from_config(config)
     with torch.no_grad():
         for parameter in model.parameters():  # biases and norms too: zeros and ones hide faults
