@@ -183,6 +183,7 @@ CASES = {
     "bitfit": ("bitfit", {}, False),
     "prompt": ("prompt_tuning", {"num_virtual_tokens": 3}, False),
     "encoder of P-Tuning": ("p_tuning", {"num_virtual_tokens": 3}, False),
+    "encoder with dropout": ("p_tuning", {"num_virtual_tokens": 3, "encoder_dropout": 0.3}, False),
     "encoder of a prefix": (
         "prefix_tuning",
         {"num_virtual_tokens": 3, "prefix_projection": True},

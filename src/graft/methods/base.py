@@ -41,6 +41,7 @@ class Layer(Protocol):
     See `graft.adapt.layers.LayerView` for what each member means.
     """
 
+    kind: str  # such as "linear"; see the views
     path: str
     role: str | None  # "query", "key", "value", "qkv", "down", "embedding", or None
 
@@ -237,10 +238,19 @@ class VirtualTokens(nn.Module, ABC):
         """The vectors, [N, width]."""
         return self.prompt_embeddings if self.encoder is None else self.encoder()
 
+    def settled_rows(self) -> Tensor:
+        """The vectors as they are in use, [N, width]: without the dropout of training."""
+        training = self.training
+        self.eval()
+        try:
+            with torch.no_grad():
+                return self.rows().detach()
+        finally:
+            self.train(training)
+
     def to_disk(self) -> dict[str, Tensor]:
         """What PEFT saves: the vectors, without the encoder that made them."""
-        with torch.no_grad():
-            return {"prompt_embeddings": self.rows().detach()}
+        return {"prompt_embeddings": self.settled_rows()}
 
     def from_disk(
         self, tensors: Mapping[str, Tensor], encoder: Mapping[str, Tensor] | None
@@ -265,7 +275,7 @@ class VirtualTokens(nn.Module, ABC):
             self.prompt_embeddings = nn.Parameter(rows.to(self.base.device), requires_grad=False)
         else:
             self.encoder.load_state_dict(dict(encoder))
-            if not torch.allclose(self.rows().detach().cpu(), rows.cpu(), atol=1e-5):
+            if not torch.allclose(self.settled_rows().cpu(), rows.cpu(), atol=1e-5):
                 raise CheckpointError(
                     "The saved encoder does not make the saved virtual tokens; "
                     "the two files of this adapter are from different runs."
