@@ -27,7 +27,7 @@ from graft.methods.base import check_shape
 if TYPE_CHECKING:
     from graft.adapt.model import PeftModel
 
-__all__ = ["STATE_NAME", "WEIGHTS_NAME", "load", "read", "save", "set_tensors"]
+__all__ = ["STATE_NAME", "WEIGHTS_NAME", "load", "of_adapter", "read", "save", "set_tensors"]
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 STATE_NAME = "graft_state.safetensors"
@@ -134,7 +134,7 @@ def load(
     """Attach the adapter at `source` to `model`; see `PeftModel.load_adapter`."""
     folder = adapter_folder(source, **hub)
     config, tensors, encoder = read(folder)
-    tensors = _of_adapter(tensors, model.base_model, str(source))
+    tensors = of_adapter(tensors, model.base_model, str(source))
     config = config.located(tensors).changed(inference_mode=not is_trainable)
     adapter = build_adapter(model.base_model, config)
     set_tensors(adapter, tensors, encoder, str(source))
@@ -146,20 +146,20 @@ def load(
     model.attach(name, adapter)
 
 
-def _of_adapter(tensors: dict[str, Tensor], base: nn.Module, source: str) -> dict[str, Tensor]:
+def of_adapter(tensors: Mapping[str, Tensor], base: nn.Module, source: str) -> dict[str, Tensor]:
     """`tensors` without what PEFT writes twice, and without copies of the base model's own.
 
     With `bias="all"` PEFT writes heads again under the names of its wrappers; beside an adapted
     embedding it writes the embedding itself.
     """
     out: dict[str, Tensor] = {}
+    parameters = dict(base.named_parameters())
     for key, tensor in tensors.items():
-        if ".original_module." in key or key.replace(".modules_to_save.", ".") in tensors.keys() - {
-            key
-        }:
+        plain = key.replace(".modules_to_save.", ".")
+        if ".original_module." in key or (plain != key and plain in tensors):
             continue
         path = key.removeprefix("base_model.model.").replace(".base_layer.", ".")
-        own = dict(base.named_parameters()).get(path)
+        own = parameters.get(path)
         if own is None or not path.endswith(".weight"):
             out[key] = tensor
         elif ".base_layer." in key and not _same(own, tensor):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.adapt.adapter import adapter_tensors
-from graft.adapt.checkpoint import set_tensors
+from graft.adapt.checkpoint import of_adapter, set_tensors
 from graft.adapt.model import PeftModel
 
 __all__ = [
@@ -58,7 +58,8 @@ def set_peft_model_state_dict(
     adapter = model.adapter(adapter_name)
     virtual = adapter.virtual_tokens
     encoder = None if virtual is None or virtual.encoder is None else virtual.encoder.state_dict()
-    set_tensors(adapter, peft_model_state_dict, encoder, "The state dict")
+    tensors = of_adapter(peft_model_state_dict, model.base_model, "The state dict")
+    set_tensors(adapter, tensors, encoder, "The state dict")
 
 
 def prepare_model_for_kbit_training(
