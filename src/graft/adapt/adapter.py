@@ -123,7 +123,7 @@ def _with_virtual_tokens(
 ) -> Adapter:
     if config.task_type is None:
         raise ConfigError(
-            f"{type(config).__name__} needs task_type; e.g. task_type='CAUSAL_LM' for a language model."
+            f"{type(config).__name__} needs task_type, such as 'CAUSAL_LM' for a language model."
         )
     shape = base_shape(model, getattr(config, "tokenizer_name_or_path", None))
     virtual = method(config, shape)

@@ -273,7 +273,7 @@ class Composer:
         return out
 
     def _virtual_tokens(self, batch: Composition, out: dict[str, Any], continues: bool) -> Tensor:
-        """Make room for virtual tokens in everything of length T; return the new mask [B, P + T]."""
+        """Make room for virtual tokens in everything of length T; the new mask [B, P + T]."""
         ids, embeds = out.get("input_ids"), out.get("inputs_embeds")
         shown = ids if ids is not None else embeds
         assert shown is not None

@@ -73,8 +73,8 @@ def prepare_model_for_kbit_training(
     head included, which costs more memory than 16-bit LoRA does. Adapters are fp32 here anyway
     and norms compute in fp32 inside transformers, so nothing is cast.
     """
-    model.requires_grad_(False)
+    base: Any = model.requires_grad_(False)
     if use_gradient_checkpointing:
         options = {**(gradient_checkpointing_kwargs or {}), "use_reentrant": False}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+        base.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
     return model

@@ -62,7 +62,8 @@ def _with_virtual_tokens(
     setting = {**config.to_dict(), **{k: v for k, v in inputs.items() if hasattr(config, k)}}
     if batch.prefix_length and setting.get("cache_implementation"):
         raise ConfigError(
-            f"cache_implementation={setting['cache_implementation']!r} cannot take a prefix; leave it out."
+            f"cache_implementation={setting['cache_implementation']!r} cannot take a prefix; "
+            "leave it out."
         )
     if setting.get("prefill_chunk_size"):
         raise ConfigError("prefill_chunk_size does not go with virtual tokens; leave it out.")

@@ -10,24 +10,25 @@ from torch import nn
 from graft.errors import MergeError
 
 if TYPE_CHECKING:
+    from graft.adapt.attached import AttachedAdapters
     from graft.adapt.model import PeftModel
 
 __all__ = ["merge", "merge_and_unload", "refuse_unmergeable", "unmerge"]
 
 
-def refuse_unmergeable(model: PeftModel, names: Sequence[str]) -> None:
+def refuse_unmergeable(model: AttachedAdapters, names: Sequence[str]) -> None:
     """Raise a MergeError for adapters that no weight of the base model can hold."""
     for name in names:
         adapter = model.adapter(name)
         if adapter.virtual_tokens is not None:
             kind = adapter.config.peft_type
             raise MergeError(
-                f"{name!r} is {kind}: virtual tokens are inputs, not weights, and cannot be merged. "
-                "Keep the adapter beside the base model and load both."
+                f"{name!r} is {kind}: virtual tokens are inputs, not weights, and cannot be "
+                "merged. Keep the adapter beside the base model and load both."
             )
 
 
-def merge(model: PeftModel, names: Sequence[str]) -> None:
+def merge(model: AttachedAdapters, names: Sequence[str]) -> None:
     """Fold the adapters `names` into the weights, in this order; what is merged already stays."""
     refuse_unmergeable(model, names)
     for site in model.sites.values():
@@ -36,7 +37,7 @@ def merge(model: PeftModel, names: Sequence[str]) -> None:
                 site.merge(name)
 
 
-def unmerge(model: PeftModel) -> None:
+def unmerge(model: AttachedAdapters) -> None:
     """Restore every layer's own weight and bias bit for bit."""
     for site in model.sites.values():
         site.unmerge()

@@ -24,7 +24,7 @@ class _ReadingCache(DynamicCache):
     ) -> tuple[Tensor, Tensor]:
         if layer_idx >= len(self.layers):
             return key_states, value_states
-        layer = self.layers[layer_idx]
+        layer: Any = self.layers[layer_idx]
         keys = torch.cat([layer.keys, key_states], dim=-2)
         return keys, torch.cat([layer.values, value_states], dim=-2)
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graft.adapt.layers import ParameterView
+from graft.adapt.layers import LayerView
+from graft.adapt.parameters import ParameterView
 from graft.adapt.routing import Router
 from graft.errors import ConfigError
 from graft.methods import Affine, LayerAdapter
@@ -135,8 +136,9 @@ class ParameterSite(Routed):
         self.adapters: dict[str, dict[str, LayerAdapter]] = {}
         self.merged: list[str] = []
 
-    def add(self, name: str, view: ParameterView, adapter: LayerAdapter) -> None:
+    def add(self, name: str, view: LayerView, adapter: LayerAdapter) -> None:
         """Put an adapter at one of the module's parameters."""
+        assert isinstance(view, ParameterView)
         self.views.setdefault(view.path, view)
         self.adapters.setdefault(name, {})[view.path] = adapter
 

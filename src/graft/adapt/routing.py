@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,8 +57,8 @@ class Router:
         factor, rest = divmod(rows, self.groups[-1].rows.stop)
         if rest:
             raise ConfigError(
-                f"A layer got {rows} rows where the batch has {self.groups[-1].rows.stop}; rows with "
-                "different adapters cannot be told apart there. Use one adapter per batch."
+                f"A layer got {rows} rows where the batch has {self.groups[-1].rows.stop}; rows "
+                "with different adapters cannot be told apart there. Use one adapter per batch."
             )
         return [group.size * factor for group in self.groups]
 
@@ -94,7 +95,7 @@ def _names_of_row(entry: str | Sequence[str], known: Sequence[str]) -> tuple[str
     return names
 
 
-def in_group_order(value: object, order: Sequence[int], rows: int) -> object:
+def in_group_order(value: Any, order: Sequence[int], rows: int) -> Any:
     """`value` with its rows in `order`, if it is a tensor (or nest of tensors) with `rows` rows."""
     if isinstance(value, Tensor):
         if value.ndim and value.shape[0] == rows:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, EncoderDecoderCache
 
-from graft.adapt.layers import LayerView, ParameterView, view_of
+from graft.adapt.layers import LayerView, view_of
+from graft.adapt.parameters import ParameterView
 from graft.config import TaskType
 from graft.errors import ConfigError
 from graft.methods import BaseShape
@@ -38,7 +39,7 @@ _ATTENTION = {
 
 def text_config(model: nn.Module) -> Any:
     """The config of the (decoder of the) language model, or None for a bare module."""
-    config = getattr(model, "config", None)
+    config: Any = getattr(model, "config", None)
     return config.get_text_config(decoder=True) if hasattr(config, "get_text_config") else config
 
 
@@ -59,7 +60,7 @@ def is_causal(model: nn.Module) -> bool:
     return all(flags) if flags else hasattr(model, "prepare_inputs_for_generation")
 
 
-def input_embeddings(model: nn.Module) -> nn.Module:
+def input_embeddings(model: Any) -> Any:
     """The module that looks up the input embeddings (of the encoder, where there is one)."""
     owner = model.get_encoder() if is_encoder_decoder(model) else model
     return owner.get_input_embeddings()

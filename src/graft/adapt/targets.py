@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from graft.adapt.layers import LayerView, ParameterView
+from graft.adapt.layers import LayerView
+from graft.adapt.parameters import ParameterView
 from graft.adapt.structure import adaptable_layers, bare_parameters
 from graft.errors import TargetError, did_you_mean
 from graft.methods import LayerAdapter
@@ -173,8 +174,9 @@ def _by_role(
     names = ", ".join(sorted({path.rpartition(".")[2] for path in views})[:12])
     return _need(
         found,
-        f"No layer of {type(model).__name__} looks like a {' or '.join(sorted(method.default_roles))} "
-        f"projection; say target_modules. Its layers are called {names}.",
+        f"No layer of {type(model).__name__} looks like a "
+        f"{' or '.join(sorted(method.default_roles))} projection; say target_modules. Its layers "
+        f"are called {names}.",
     )
 
 

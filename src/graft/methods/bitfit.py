@@ -112,8 +112,9 @@ class BitFit(LayerAdapter):
             self.disk_names = {"bias": "bias"}
 
     def affine(self, layer: Layer) -> Affine:
-        if "bias" in self.disk_names:
-            return Affine(shift=self.bias - layer.bias)
+        own = layer.bias
+        if "bias" in self.disk_names and own is not None:
+            return Affine(shift=self.bias - own)
         return Affine(shift=self.beft_bias.flatten())
 
     @classmethod

@@ -1,0 +1,199 @@
+"""Adapters on a frozen base model: which there are, which act, which learn. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from graft.adapt import merge
+from graft.adapt.adapter import Adapter, build_adapter
+from graft.adapt.compose import Composer
+from graft.adapt.layers import LayerView
+from graft.adapt.parameters import ParameterView
+from graft.adapt.prefix import allow_cache_under_checkpointing
+from graft.adapt.routed import ParameterSite, SavedModule
+from graft.adapt.routing import BASE, Router
+from graft.adapt.site import Site
+from graft.config import PeftConfig
+from graft.errors import ConfigError, MergeError, did_you_mean
+from graft.methods import PrefixAdapter
+
+__all__ = ["AttachedAdapters"]
+
+
+class AttachedAdapters(nn.Module):
+    """A base model, its adapters by name, and where they act on it.
+
+    Attributes:
+        base_model: The base model, as it was given.
+        adapters: The adapters by name; their parameters are the only ones that can learn.
+        router: Which adapters act on which rows of the current forward.
+        sites: The target layers with their adapters, by path.
+        saved: The modules that adapters replace whole, by path.
+    """
+
+    base_model: nn.Module
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        if isinstance(model, AttachedAdapters):
+            raise ConfigError("This model has adapters already; use its add_adapter.")
+        self.base_model = model.requires_grad_(False)
+        self.adapters = nn.ModuleDict()
+        self.router = Router()
+        self.sites: dict[str, Site | ParameterSite] = {}
+        self.saved: dict[str, SavedModule] = {}
+        self._active: tuple[str, ...] = ()
+        self._composer: Composer | None = None
+
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig) -> None:
+        """Attach one more adapter, of any method. It acts once it is active, or on its rows.
+
+        Raises:
+            ConfigError: A name that is taken or cannot be one, or a config that cannot work.
+            TargetError: Targets that match nothing.
+        """
+        self._check_name(adapter_name)
+        self.attach(adapter_name, build_adapter(self.base_model, peft_config))
+
+    def attach(self, name: str, adapter: Adapter) -> None:
+        """Put an adapter that was built for this base model in place."""
+        self._check_name(name)
+        for path, layer_adapter in adapter.layers.items():
+            view = adapter.views[path]
+            if view.site_path not in self.sites:
+                self.sites[view.site_path] = _new_site(view, self.router)
+            self.sites[view.site_path].add(name, view, layer_adapter)
+        for path, module in adapter.saved.items():
+            if path not in self.saved:
+                own = self.base_model.get_submodule(path)
+                self.saved[path] = SavedModule(own, path, self.router)
+            self.saved[path].copies[name] = module
+        if adapter.virtual_tokens is not None and self._composer is None:
+            self._composer = Composer(self.base_model)
+        if isinstance(adapter.virtual_tokens, PrefixAdapter):
+            allow_cache_under_checkpointing(self.base_model)
+        adapter.train(self.training)
+        if adapter.config.inference_mode:
+            adapter.requires_grad_(False)
+        self.adapters[name] = adapter
+
+    def _check_name(self, name: str) -> None:
+        if not isinstance(name, str) or not name or "." in name or "/" in name or name == BASE:
+            raise ConfigError(
+                f"{name!r} cannot be an adapter's name: no dots, no slashes, not {BASE!r}."
+            )
+        if name in self.adapters:
+            raise ConfigError(f"There is an adapter {name!r} already; delete it first.")
+        if hasattr(nn.ModuleDict, name):
+            raise ConfigError(f"{name!r} cannot be an adapter's name: torch uses it. Try {name}_1.")
+
+    def _require(self, names: str | Sequence[str]) -> tuple[str, ...]:
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        for name in wanted:
+            if name not in self.adapters:
+                raise ConfigError(
+                    f"There is no adapter {name!r}.{did_you_mean(name, self.adapters)}"
+                )
+        return wanted
+
+    def set_adapter(self, adapter_name: str | Sequence[str], inference_mode: bool = False) -> None:
+        """Make one or several adapters active, in the order in which they shall act.
+
+        What learns is another question: see `set_requires_grad`.
+
+        Args:
+            adapter_name: A name, or several.
+            inference_mode: Also stop them from learning.
+        """
+        self._active = self._require(adapter_name)
+        if inference_mode:
+            self.set_requires_grad(self._active, False)
+
+    def set_requires_grad(
+        self, adapter_names: str | Sequence[str], requires_grad: bool = True
+    ) -> None:
+        """Say whether the parameters of these adapters learn."""
+        for name in self._require(adapter_names):
+            self.adapters[name].requires_grad_(requires_grad)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter; layers without any are the base model's own again."""
+        self._require(adapter_name)
+        if adapter_name in self.merged_adapters:
+            raise MergeError(f"{adapter_name!r} is merged; call unmerge_adapter() first.")
+        del self.adapters[adapter_name]
+        for path, site in list(self.sites.items()):
+            if site.adapters.pop(adapter_name, None) is not None and not site.adapters:
+                site.detach()
+                del self.sites[path]
+        for path, saved in list(self.saved.items()):
+            if saved.copies.pop(adapter_name, None) is not None and not saved.copies:
+                saved.detach()
+                del self.saved[path]
+        self._active = tuple(name for name in self._active if name != adapter_name)
+
+    @contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """The base model alone inside the block, merged adapters taken out; then as it was."""
+        active, merged = self._active, self.merged_adapters
+        if merged:
+            merge.unmerge(self)
+        self._active = ()
+        try:
+            yield
+        finally:
+            self._active = active
+            if merged:
+                merge.merge(self, merged)
+
+    @property
+    def active_adapters(self) -> list[str]:
+        return list(self._active)
+
+    @property
+    def active_adapter(self) -> str | list[str]:
+        """The active adapter's name, or a list where it is not one."""
+        return self._active[0] if len(self._active) == 1 else list(self._active)
+
+    @property
+    def merged_adapters(self) -> list[str]:
+        """Names of the adapters folded into the base model's weights, in that order."""
+        return list(dict.fromkeys(n for site in self.sites.values() for n in site.merged))
+
+    @property
+    def peft_config(self) -> dict[str, PeftConfig]:
+        """The resolved config of every adapter (copies, not the ones that were given)."""
+        return {name: self.adapter(name).config for name in self.adapters}
+
+    @property
+    def active_peft_config(self) -> PeftConfig:
+        return self.adapter(self._one_active()).config
+
+    @property
+    def peft_type(self) -> str:
+        return self.active_peft_config.peft_type
+
+    def _one_active(self) -> str:
+        if not self._active:
+            raise ConfigError("No adapter is active; call set_adapter.")
+        return self._active[0]
+
+    def adapter(self, name: str) -> Adapter:
+        """The adapter called `name`."""
+        return self.adapters[self._require(name)[0]]  # pyright: ignore[reportReturnType]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_model":
+                raise
+            return getattr(self.base_model, name)
+
+
+def _new_site(view: LayerView, router: Router) -> Site | ParameterSite:
+    return ParameterSite(view, router) if isinstance(view, ParameterView) else Site(view, router)
