@@ -48,6 +48,7 @@ __all__ = [
     "load_tokenizer",
     "resolve",
     "saved_label_names",
+    "task_of",
 ]
 
 LABELS_NAME = "labels.json"  # beside an adapter for SEQ_CLS: the names of its classes, in order
@@ -186,7 +187,7 @@ def load_skeleton(
         CheckpointError: A config from which no such model can be made.
     """
     config = load_config(source, revision)
-    task = task_type or _task_of(config)
+    task = task_type or task_of(config)
     try:
         with torch.device("meta"):
             model = _AUTO_CLASSES[task].from_config(config, trust_remote_code=False)
@@ -196,12 +197,13 @@ def load_skeleton(
     return model
 
 
-def _task_of(config: PreTrainedConfig) -> TaskType:
+def task_of(config: PreTrainedConfig) -> TaskType:
     """What the head is for that the config's architecture names; a bare model's is none."""
     name = (config.architectures or [""])[0]
-    return next(
-        (task for end, task in _TASKS.items() if name.endswith(end)), TaskType.FEATURE_EXTRACTION
-    )
+    task = next((t for end, t in _TASKS.items() if name.endswith(end)), TaskType.FEATURE_EXTRACTION)
+    if task is TaskType.SEQ_2_SEQ_LM and not config.is_encoder_decoder:
+        return TaskType.CAUSAL_LM  # a decoder that is given images as well
+    return task
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -59,8 +59,8 @@ def module_tree(model: nn.Module, added: Mapping[str, int] | None = None) -> Nod
 
     Args:
         model: Any module, on any device.
-        added: By path, the numbers that an adapter adds at a module. Layers that an adapter
-            treats differently are not folded together.
+        added: By path, the numbers that an adapter adds at a module or a parameter. Layers that
+            an adapter treats differently are not folded together.
     """
     return _node(model, "", "", added or {}, {})
 
@@ -70,10 +70,12 @@ def _node(
 ) -> Node:
     """The node of `module`; `first` is where each parameter was met first."""
     weights, numbers = [], 0
+    new = added.get(path, 0)
     for own, parameter in module.named_parameters(recurse=False):
         full = f"{path}.{own}" if path else own
         owner = first.setdefault(id(parameter), full)
         numbers += parameter.numel() if owner == full else 0
+        new += added.get(full, 0)
         dtype = str(parameter.dtype).removeprefix("torch.")
         tied_to = None if owner == full else owner
         weights.append(Weight(own, tuple(parameter.shape), dtype, tied_to))
@@ -88,7 +90,7 @@ def _node(
         kind=type(module).__name__,
         weights=tuple(weights),
         parameters=numbers + sum(child.count * child.parameters for child in children),
-        added=added.get(path, 0) + sum(child.count * child.added for child in children),
+        added=new + sum(child.count * child.added for child in children),
         children=children,
     )
 
