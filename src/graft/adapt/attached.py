@@ -10,6 +10,7 @@ from torch import nn
 
 from graft.adapt import merge
 from graft.adapt.adapter import Adapter, build_adapter
+from graft.adapt.combine import combine
 from graft.adapt.compose import Composer
 from graft.adapt.layers import LayerView
 from graft.adapt.parameters import ParameterView
@@ -19,7 +20,7 @@ from graft.adapt.routing import BASE, Router
 from graft.adapt.site import Site
 from graft.config import PeftConfig
 from graft.errors import ConfigError, MergeError, did_you_mean
-from graft.methods import PrefixAdapter
+from graft.methods import Combination, PrefixAdapter
 
 __all__ = ["AttachedAdapters"]
 
@@ -119,6 +120,39 @@ class AttachedAdapters(nn.Module):
         """Say whether the parameters of these adapters learn."""
         for name in self._require(adapter_names):
             self.adapters[name].requires_grad_(requires_grad)
+
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float],
+        adapter_name: str,
+        combination_type: str = "svd",
+        svd_rank: int | None = None,
+        density: float | None = None,
+        majority_sign_method: str = "total",
+    ) -> dict[str, float]:
+        """Attach a new adapter that is a weighted combination of others (LoRA, IA3).
+
+        Args:
+            adapters: Their names; all of one method.
+            weights: One number for each, of either sign.
+            adapter_name: Name of the new adapter.
+            combination_type: See `graft.methods.Combination`; so are the other arguments.
+            svd_rank: Rank of the result; None: the largest of the ranks.
+            density: Share of entries to keep.
+            majority_sign_method: "total" or "frequency".
+
+        Returns:
+            The relative error of the update at each layer, `||D - B A|| / ||D||`; 0 where exact.
+
+        Raises:
+            ConfigError: A name that is taken, or adapters that cannot be combined.
+        """
+        self._check_name(adapter_name)
+        how = Combination(combination_type, svd_rank, density, majority_sign_method)
+        combined, errors = combine(self, self._require(adapters), weights, how)
+        self.attach(adapter_name, combined)
+        return errors
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter; layers without any are the base model's own again."""

@@ -32,6 +32,7 @@ class LayerView(ABC):
     kind: str
     classes: ClassVar[tuple[type[nn.Module], ...]] = ()
     name: str = "weight"  # of the parameter
+    is_bare: bool = False  # a parameter that belongs to no layer, named by `target_parameters`
 
     def __init__(self, module: nn.Module, path: str) -> None:
         self.module: Any = module

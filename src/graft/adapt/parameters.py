@@ -28,6 +28,7 @@ class ParameterView(LayerView):
         inner, _, self.name = parameter.rpartition(".")
         self._owner = module.get_submodule(inner)
         self.is_attention = isinstance(module, nn.MultiheadAttention)
+        self.is_bare = not self.is_attention
         self.kind = "attention" if self.is_attention else _BARE[self._stored.ndim]
         # Some experts store [E, I, O] and say so.
         self._transposed = self.kind == "experts" and getattr(module, "is_transposed", False)

@@ -17,6 +17,7 @@ from graft.methods.base import (
     VirtualTokens,
 )
 from graft.methods.bitfit import BitFit, BitFitConfig
+from graft.methods.combination import Combination
 from graft.methods.ia3 import IA3, IA3Config
 from graft.methods.lora import Lora, LoraConfig
 from graft.methods.p_tuning import (
@@ -40,6 +41,7 @@ __all__ = [
     "BaseShape",
     "BitFit",
     "BitFitConfig",
+    "Combination",
     "IA3Config",
     "Layer",
     "LayerAdapter",

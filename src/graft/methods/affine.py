@@ -84,7 +84,7 @@ class Affine:
         return replace(self, A=self.A * kept, dropout=0.0)
 
     def delta(self) -> Tensor | None:
-        """`scaling * B A` [O, I] (or [E, O, I]) in fp32 at least, or None without a low-rank update."""
+        """`scaling * B A`, [O, I] or [E, O, I], in fp32 at least; None without A and B."""
         if self.A is None or self.B is None:
             return None
         wide = torch.promote_types(self.A.dtype, torch.float32)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from graft.config import PeftConfig
 from graft.errors import CheckpointError, ConfigError
 from graft.methods.affine import Affine
+from graft.methods.combination import Combination
 
 __all__ = [
     "BaseShape",
@@ -44,11 +45,6 @@ class Layer(Protocol):
     kind: str  # such as "linear"; see the views
     path: str
     role: str | None  # "query", "key", "value", "qkv", "down", "embedding", or None
-
-    @property
-    def kind(
-        self,
-    ) -> str: ...  # "linear", "conv1d", "embedding", "conv", "norm", "experts", "parameter"
 
     @property
     def in_features(self) -> int: ...
@@ -189,6 +185,28 @@ class LayerAdapter(nn.Module, ABC):
     def for_tied(self, layer: Layer) -> LayerAdapter | None:
         """What must act at `layer`, an output head tied to this embedding, so that both agree."""
         return None
+
+    @classmethod
+    def combined(
+        cls, layer: Layer, parts: Sequence[tuple[float, LayerAdapter]], how: Combination
+    ) -> tuple[Affine, float]:
+        """The weighted combination of adapters at one layer, and its relative error.
+
+        Adapters that do not act at `layer` are not among `parts`: they are the identity there.
+
+        Raises:
+            ConfigError: The method, or these adapters, cannot be combined.
+        """
+        raise ConfigError(f"{cls.__name__} adapters cannot be combined by weights.")
+
+    @classmethod
+    def combined_config(cls, configs: Sequence[Any], affines: Mapping[str, Affine]) -> Any:
+        """The config of an adapter that holds `affines`, by path; targets are the caller's."""
+        return configs[0]
+
+    def assign(self, layer: Layer, affine: Affine) -> None:
+        """Take the values of `affine`, which `combined` made for this layer."""
+        raise NotImplementedError
 
     def to_disk(self) -> dict[str, Tensor]:
         """Tensors by PEFT's suffix."""
@@ -337,7 +355,7 @@ class PrefixAdapter(VirtualTokens):
         return [(step * i + part) % (2 * layers) for i in range(layers) for part in range(2)]
 
     def set_key_values(self, key_values: Tensor) -> None:
-        """Start from the cache [L, 2, H, N, K] of real tokens (needs a prefix without projection)."""
+        """Start from the cache [L, 2, H, N, K] of real tokens; not with a projection."""
         if self.encoder is not None:
             raise ConfigError("A prefix with prefix_projection cannot start from given key-values.")
         vectors = key_values.permute(3, 0, 1, 2, 4).flatten(1, 2)  # [N, 2L, H, K]

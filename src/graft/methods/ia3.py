@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ from graft.config import PeftType
 from graft.errors import ConfigError
 from graft.methods.affine import Affine
 from graft.methods.base import Layer, LayerAdapter, matches_suffix, new_parameter
+from graft.methods.combination import Combination
 from graft.methods.targeting import TargetedConfig
 
 __all__ = ["IA3", "IA3Config"]
@@ -81,6 +82,38 @@ class IA3(LayerAdapter):
         return chosen.changed(
             feedforward_modules=[n for n in names if any(matches_suffix(p, [n]) for p in forward)]
         )
+
+    @classmethod
+    def combined(
+        cls, layer: Layer, parts: Sequence[tuple[float, LayerAdapter]], how: Combination
+    ) -> tuple[Affine, float]:
+        """`1 + sum_i w_i (l_i - 1)`: an adapter that does not act here adds nothing."""
+        if how.combination_type != "linear":
+            raise ConfigError("IA3 adapters are combined with combination_type='linear'.")
+        affines = [(weight, adapter.affine(layer)) for weight, adapter in parts]
+        if len({affine.in_scale is None for _, affine in affines}) > 1:
+            raise ConfigError(f"{layer.path} is a feed-forward target in some of these adapters.")
+        total = 1.0
+        for weight, affine in affines:
+            factors = affine.out_scale if affine.in_scale is None else affine.in_scale
+            assert factors is not None
+            total = total + weight * (factors.float() - 1)
+        if affines[0][1].in_scale is None:
+            return Affine(out_scale=torch.as_tensor(total)), 0.0
+        return Affine(in_scale=torch.as_tensor(total)), 0.0
+
+    @classmethod
+    def combined_config(
+        cls, configs: Sequence[IA3Config], affines: Mapping[str, Affine]
+    ) -> IA3Config:
+        forward = [path for path, affine in affines.items() if affine.in_scale is not None]
+        return configs[0].changed(feedforward_modules=forward)
+
+    def assign(self, layer: Layer, affine: Affine) -> None:
+        factors = affine.out_scale if affine.in_scale is None else affine.in_scale
+        assert factors is not None
+        with torch.no_grad():
+            self.ia3_l.copy_(factors.view_as(self.ia3_l))
 
 
 def _is_feedforward(config: IA3Config, layer: Layer) -> bool:

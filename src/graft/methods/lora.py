@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from graft.errors import ConfigError
 from graft.methods.affine import Affine
 from graft.methods.base import Layer, LayerAdapter, matches_suffix, new_parameter
 from graft.methods.bitfit import BitFit, BitFitConfig, is_bias_only
+from graft.methods.combination import Combination, combine_low_rank
 from graft.methods.targeting import TargetedConfig
 from graft.methods.token_rows import TokenRows
 
@@ -313,3 +315,48 @@ class Lora(LayerAdapter):
         if config.bias == "all" and layer.bias is not None:
             return BitFit(BitFitConfig(), layer)
         return None
+
+    @classmethod
+    def combined(
+        cls, layer: Layer, parts: Sequence[tuple[float, LayerAdapter]], how: Combination
+    ) -> tuple[Affine, float]:
+        affines = [(weight, adapter.affine(layer)) for weight, adapter in parts]
+        if not all(isinstance(adapter, Lora) for _, adapter in parts) or any(
+            affine.out_scale is not None for _, affine in affines
+        ):
+            raise ConfigError(
+                f"{layer.path}: DoRA, token rows and biases of other layers are no low-rank "
+                "updates and cannot be combined; merge such adapters one after the other."
+            )
+        low = [(w, (a.A.float(), a.scaling * a.B.float())) for w, a in affines]  # pyright: ignore
+        (a, b), error = combine_low_rank(low, how)
+        shifts = [w * affine.shift for w, affine in affines if affine.shift is not None]
+        return Affine(A=a, B=b, shift=torch.stack(shifts).sum(0) if shifts else None), error
+
+    @classmethod
+    def combined_config(
+        cls, configs: Sequence[LoraConfig], affines: Mapping[str, Affine]
+    ) -> LoraConfig:
+        ranks = {path: affine.A.shape[-2] for path, affine in affines.items()}  # pyright: ignore
+        most = max(ranks.values())
+        other = {re.escape(path): rank for path, rank in ranks.items() if rank != most}
+        return configs[0].changed(
+            r=most,
+            lora_alpha=most,  # so that the scaling is 1
+            rank_pattern=other,
+            alpha_pattern=dict(other),
+            use_rslora=False,
+            init_lora_weights=True,
+            bias="none",
+            lora_bias=any(affine.shift is not None for affine in affines.values()),
+        )
+
+    def assign(self, layer: Layer, affine: Affine) -> None:
+        a, b = self.get_parameter(self._a), self.get_parameter(self._b)
+        assert affine.A is not None
+        assert affine.B is not None
+        with torch.no_grad():
+            for own, given in zip(layer.as_matrices(a, b), (affine.A, affine.B), strict=True):
+                own.copy_(given)  # views of the parameters
+            if affine.shift is not None:
+                self.lora_bias.copy_(affine.shift)
