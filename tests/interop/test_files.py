@@ -7,30 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import peft
-import pytest
 import torch
+import yaml
+from huggingface_hub import ModelCardData
 from safetensors.torch import load_file
+from torch import Tensor
 
 import graft
 from graft.config import CONFIG_NAME
 
-from .oracle import CASES, MODELS, PEFT_WARNS, Case, assert_same, make_batch, outputs, randomise
+from .cases import CASES, MODELS, Case, each_saved_pair
+from .oracle import PEFT_WARNS, assert_same, make_batch, outputs, own_tensors, randomise
 
 pytestmark = PEFT_WARNS
-
-WEIGHTS = "adapter_model.safetensors"
-HEADS = [
-    (case, name)
-    for name in ("llama-cls", "bert-tokens", "bert-qa")
-    for case in CASES
-    if case.name in ("lora", "ia3")
-]
-EVERY = [(case, name) for name in ("llama", "gpt2", "bloom", "bert", "t5") for case in CASES]
-
-
-def named(pairs: list[tuple[Case, str]]) -> Any:
-    ids = [f"{name}-{case.name}" for case, name in pairs]
-    return pytest.mark.parametrize(("case", "name"), pairs, ids=ids)
+NAMED = {case.name: case for case in CASES}
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -40,7 +30,11 @@ def config_of(folder: Path) -> dict[str, Any]:
     return config
 
 
-@named(EVERY + HEADS)
+def tensors_of(folder: Path) -> dict[str, Tensor]:
+    return own_tensors(load_file(folder / "adapter_model.safetensors"))
+
+
+@each_saved_pair
 def test_peft_saves_graft_loads_and_saves_the_same(case: Case, name: str, tmp_path: Path) -> None:
     model = MODELS[name]
     theirs = case.peft(model)
@@ -53,7 +47,7 @@ def test_peft_saves_graft_loads_and_saves_the_same(case: Case, name: str, tmp_pa
 
     ours.save_pretrained(tmp_path / "ours")
     assert config_of(tmp_path / "ours") == config_of(tmp_path / "theirs")
-    before, after = (load_file(tmp_path / whose / WEIGHTS) for whose in ("theirs", "ours"))
+    before, after = (tensors_of(tmp_path / whose) for whose in ("theirs", "ours"))
     assert list(before) == list(after)
     for key, tensor in before.items():
         # On an encoder-decoder PEFT saves as many rows again, which it never uses.
@@ -62,7 +56,7 @@ def test_peft_saves_graft_loads_and_saves_the_same(case: Case, name: str, tmp_pa
         assert torch.equal(tensor[:rows], after[key][:rows])
 
 
-@named(EVERY + HEADS)
+@each_saved_pair
 def test_graft_saves_peft_loads(case: Case, name: str, tmp_path: Path) -> None:
     model = MODELS[name]
     ours = case.graft(model)
@@ -75,10 +69,72 @@ def test_graft_saves_peft_loads(case: Case, name: str, tmp_path: Path) -> None:
 
     reference = case.peft(model)
     reference.save_pretrained(tmp_path / "reference")
-    wanted, found = config_of(tmp_path / "reference"), config_of(tmp_path)
-    assert set(found) <= set(wanted)
+    assert set(config_of(tmp_path)) <= set(config_of(tmp_path / "reference"))
     shapes = [
-        {key: (tensor.shape, tensor.dtype) for key, tensor in load_file(folder / WEIGHTS).items()}
+        {key: (tensor.shape, tensor.dtype) for key, tensor in tensors_of(folder).items()}
         for folder in (tmp_path, tmp_path / "reference")
     ]
     assert shapes[0] == shapes[1]
+
+
+def test_adapters_with_names_lie_in_folders_of_their_own(tmp_path: Path) -> None:
+    model = MODELS["llama"]
+    theirs = NAMED["lora"].peft(model)
+    theirs.add_adapter("second", peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["k_proj"]))
+    theirs.set_adapter("second")
+    randomise(theirs)
+    theirs.save_pretrained(tmp_path / "theirs")
+
+    ours = graft.PeftModel.from_pretrained(model.make(), tmp_path / "theirs")
+    ours.load_adapter(tmp_path / "theirs" / "second", "second")
+    ours.set_adapter("second")
+    batch = make_batch(model)
+    assert_same(outputs(ours.eval(), batch), outputs(theirs.eval(), batch))
+
+    ours.save_pretrained(tmp_path / "ours")
+    assert files_of(tmp_path / "ours") == files_of(tmp_path / "theirs")
+
+
+def files_of(folder: Path) -> set[str]:
+    paths = (str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return {path for path in paths if path != "second/README.md"}  # PEFT writes one card for all
+
+
+def test_adapters_of_two_methods_are_each_loaded_by_peft(tmp_path: Path) -> None:
+    model = MODELS["llama"]
+    ours = NAMED["lora"].graft(model)
+    ours.add_adapter(
+        "prompt", graft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    )
+    randomise(ours)
+    ours.save_pretrained(tmp_path)
+    batch = make_batch(model)
+    for name, folder in (("default", tmp_path), ("prompt", tmp_path / "prompt")):
+        theirs = peft.PeftModel.from_pretrained(model.make(), folder).eval()
+        ours.set_adapter(name)
+        assert_same(outputs(ours, batch), outputs(theirs, batch))
+
+
+def test_old_weights_are_read(tmp_path: Path) -> None:
+    model = MODELS["llama"]
+    theirs = NAMED["lora"].peft(model)
+    randomise(theirs)
+    theirs.save_pretrained(tmp_path, safe_serialization=False)
+    assert (tmp_path / "adapter_model.bin").is_file()
+    ours = graft.PeftModel.from_pretrained(model.make(), tmp_path).eval()
+    batch = make_batch(model)
+    assert_same(outputs(ours, batch), outputs(theirs, batch))
+
+
+def test_the_model_card_is_recognised_by_hubs(tmp_path: Path) -> None:
+    NAMED["lora"].graft(MODELS["llama"]).save_pretrained(tmp_path / "ours")
+    NAMED["lora"].peft(MODELS["llama"]).save_pretrained(tmp_path / "theirs")
+    ours, theirs = (
+        ModelCardData(
+            **yaml.safe_load((tmp_path / whose / "README.md").read_text().split("---")[1])
+        )
+        for whose in ("ours", "theirs")
+    )
+    assert ours.library_name == theirs.library_name == "peft"
+    assert "lora" in ours.tags
+    assert "lora" in theirs.tags
