@@ -1,4 +1,4 @@
-"""What is compared: base models, and methods with their options, by names that both libraries have."""
+"""What is compared: base models, and methods with options, by names that both libraries have."""
 
 from __future__ import annotations
 

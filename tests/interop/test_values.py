@@ -89,7 +89,8 @@ def _default_shapes(library: Any, name: str, kind: str) -> dict[str, torch.Size]
 
 
 def test_a_prompt_starts_from_the_same_text(tmp_path: Path) -> None:
-    vocabulary = {word: index for index, word in enumerate("<unk> say yes or no :".split())}
+    words = ["<unk>", "say", "yes", "or", "no", ":"]
+    vocabulary = {word: index for index, word in enumerate(words)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>").save_pretrained(tmp_path)
