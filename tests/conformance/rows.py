@@ -84,6 +84,7 @@ def attach(base: nn.Module, family: Family, cases: Iterable[Case]) -> PeftModel:
     """`base` with one adapter per case, the first one active; all as if trained."""
     model = PeftModel(base)
     for count, case in enumerate(cases, start=2):
+        torch.manual_seed(count)
         own = {} if case.at_layers else {"num_virtual_tokens": count}  # each another number
         model.add_adapter(case.name, case.config(family, **own))
         train(model, case.name)
@@ -125,3 +126,22 @@ def assert_same(actual: Any, expected: Any) -> None:
 
 def _listed(nest: Any) -> list[Any]:
     return list(nest.values()) if isinstance(nest, dict) else list(nest)
+
+
+def score(logits: Tensor) -> Tensor:
+    """A number that depends on every logit in its own way."""
+    weights = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+    return (weights * logits.tanh()).sum()
+
+
+def gradients(model: PeftModel, inputs: dict[str, Tensor], **how: Any) -> dict[str, Tensor]:
+    """The gradient of the score by every parameter that learns from it."""
+    score(model(**inputs, **how).logits).backward()
+    return taken_gradients(model)
+
+
+def taken_gradients(model: PeftModel) -> dict[str, Tensor]:
+    """The gradient of every parameter that has one, taken away from it."""
+    taken = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return taken

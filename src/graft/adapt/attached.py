@@ -14,13 +14,13 @@ from graft.adapt.combine import combine
 from graft.adapt.compose import Composer
 from graft.adapt.layers import LayerView
 from graft.adapt.parameters import ParameterView
-from graft.adapt.prefix import allow_cache_under_checkpointing
 from graft.adapt.routed import ParameterSite, SavedModule
 from graft.adapt.routing import BASE, Router
 from graft.adapt.site import Site
+from graft.adapt.status import LayerStatus, ModelStatus, get_layer_status, get_model_status
 from graft.config import PeftConfig
 from graft.errors import ConfigError, MergeError, did_you_mean
-from graft.methods import Combination, PrefixAdapter
+from graft.methods import Combination
 
 __all__ = ["AttachedAdapters"]
 
@@ -34,6 +34,7 @@ class AttachedAdapters(nn.Module):
         router: Which adapters act on which rows of the current forward.
         sites: The target layers with their adapters, by path.
         saved: The modules that adapters replace whole, by path.
+        enabled: Whether adapters act at all; see `disable_adapter_layers`.
     """
 
     base_model: nn.Module
@@ -47,7 +48,11 @@ class AttachedAdapters(nn.Module):
         self.router = Router()
         self.sites: dict[str, Site | ParameterSite] = {}
         self.saved: dict[str, SavedModule] = {}
+        self.enabled = True
         self._active: tuple[str, ...] = ()
+        # The base model is not ours to save, and nothing is lost without it.
+        self.register_state_dict_post_hook(_without_base)
+        self.register_load_state_dict_post_hook(_expect_no_base)
         self._composer: Composer | None = None
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig) -> None:
@@ -75,8 +80,6 @@ class AttachedAdapters(nn.Module):
             self.saved[path].copies[name] = module
         if adapter.virtual_tokens is not None and self._composer is None:
             self._composer = Composer(self.base_model)
-        if isinstance(adapter.virtual_tokens, PrefixAdapter):
-            allow_cache_under_checkpointing(self.base_model)
         adapter.train(self.training)
         if adapter.config.inference_mode:
             adapter.requires_grad_(False)
@@ -184,6 +187,19 @@ class AttachedAdapters(nn.Module):
             if merged:
                 merge.merge(self, merged)
 
+    def disable_adapter_layers(self) -> None:
+        """The base model alone, until `enable_adapter_layers`."""
+        self.enabled = False
+
+    def enable_adapter_layers(self) -> None:
+        """Let the active adapters act again."""
+        self.enabled = True
+
+    @property
+    def acting(self) -> tuple[str, ...]:
+        """Names of the adapters that act on rows which say nothing else."""
+        return self._active if self.enabled else ()
+
     @property
     def active_adapters(self) -> list[str]:
         return list(self._active)
@@ -216,6 +232,32 @@ class AttachedAdapters(nn.Module):
             raise ConfigError("No adapter is active; call set_adapter.")
         return self._active[0]
 
+    @property
+    def targeted_module_names(self) -> list[str]:
+        """Paths of the base model's modules at which some adapter acts."""
+        return list(self.sites)
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """Numbers of trainable parameters and of all (base model and adapters)."""
+        every = list(self.parameters())
+        return sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
+
+    def print_trainable_parameters(self) -> None:
+        """Print PEFT's line of trainable and all parameters."""
+        trainable, every = self.get_nb_trainable_parameters()
+        share = 100 * trainable / every
+        print(
+            f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {share:.4f}"
+        )
+
+    def get_layer_status(self) -> list[LayerStatus]:
+        """See `graft.adapt.status`."""
+        return get_layer_status(self)
+
+    def get_model_status(self) -> ModelStatus:
+        """See `graft.adapt.status`."""
+        return get_model_status(self)
+
     def adapter(self, name: str) -> Adapter:
         """The adapter called `name`."""
         return self.adapters[self._require(name)[0]]  # pyright: ignore[reportReturnType]
@@ -231,3 +273,13 @@ class AttachedAdapters(nn.Module):
 
 def _new_site(view: LayerView, router: Router) -> Site | ParameterSite:
     return ParameterSite(view, router) if isinstance(view, ParameterView) else Site(view, router)
+
+
+def _without_base(module: nn.Module, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    for key in [key for key in state if key.startswith(f"{prefix}base_model.")]:
+        del state[key]
+
+
+def _expect_no_base(module: nn.Module, incompatible: Any) -> None:
+    kept = [key for key in incompatible.missing_keys if "base_model." not in key]
+    incompatible.missing_keys[:] = kept

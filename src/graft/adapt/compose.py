@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,9 +20,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graft.adapt.prefix import growing_cache, reading_cache
+from graft.adapt.prefix import growing_cache, kept_under_checkpointing, reading_cache
 from graft.adapt.routing import RowGroup
-from graft.adapt.structure import input_embeddings, is_causal, is_encoder_decoder
+from graft.adapt.structure import (
+    input_embeddings,
+    is_causal,
+    is_encoder_decoder,
+    text_config,
+)
 from graft.errors import ConfigError
 from graft.methods import PrefixAdapter, PromptAdapter
 
@@ -220,8 +225,10 @@ class Composer:
         from_ids = given.get("input_ids") is not None and not _continues(given)
         if batch.prompt_length and from_ids:
             self.embedding.composition = batch
+        kept = kept_under_checkpointing(self.base) if batch.prefix_length else nullcontext()
         try:
-            yield
+            with kept:
+                yield
         finally:
             self.embedding.composition = None
 
@@ -233,13 +240,24 @@ class Composer:
         if batch.prefix_length:
             mask = self._prefix_mask(batch, out, mask)
             if not continues:
-                make = growing_cache if out.get("use_cache") else reading_cache
                 kv = batch.key_values(self.base.dtype)
-                out["cache"] = make(kv, self.encoder_decoder)
+                if self._keeps_cache(out):
+                    out["cache"] = growing_cache(kv, self.encoder_decoder, _cache(given))
+                else:
+                    out["cache"] = reading_cache(kv, self.encoder_decoder)
         out["attention_mask"] = mask
         if not self.encoder_decoder:
             self._positions(batch, out, mask, batch.text if continues else batch.length)
         return out
+
+    def _keeps_cache(self, given: Mapping[str, Any]) -> bool:
+        """Whether the caller gets a cache to go on with; in training only where it asks for one."""
+        if not (self.causal or self.encoder_decoder):
+            return False
+        asked = given.get("use_cache")
+        if self.base.training and torch.is_grad_enabled():
+            return bool(asked) and not self.base.is_activation_checkpointing
+        return bool(getattr(text_config(self.base), "use_cache", False) if asked is None else asked)
 
     def generation_inputs(
         self, batch: Composition, given: dict[str, Any], copies: int
@@ -336,8 +354,13 @@ class Composer:
 
 def _continues(given: Mapping[str, Any]) -> bool:
     """Whether the rows have begun in a forward before: their virtual tokens are in the cache."""
-    past = given.get("cache", given.get("past_key_values"))
-    return past is not None and past.get_seq_length() > 0
+    cache = _cache(given)
+    return cache is not None and cache.get_seq_length() > 0
+
+
+def _cache(given: Mapping[str, Any]) -> Any:
+    """The caller's cache, by transformers' newer or older name."""
+    return given.get("cache", given.get("past_key_values"))
 
 
 def _padded_front(value: Tensor, count: int) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from graft.adapt.compose import Composition
+from graft.adapt.prefix import is_reading
 from graft.adapt.routing import in_group_order
 
 __all__ = ["in_row_order", "without_virtual_tokens"]
@@ -18,7 +19,7 @@ _ENCODER = ("encoder_last_hidden_state", "encoder_hidden_states")
 
 
 def without_virtual_tokens(outputs: Any, batch: Composition, encoder_decoder: bool) -> Any:
-    """`outputs` without the positions of virtual tokens, in place."""
+    """`outputs` without the positions of virtual tokens, and without a cache that keeps nothing."""
     length, keys = batch.length, batch.length + batch.prefix_length
 
     def per_token(value: Tensor) -> Tensor:
@@ -46,7 +47,9 @@ def without_virtual_tokens(outputs: Any, batch: Composition, encoder_decoder: bo
             value = outputs.get(name)
             if value is not None:
                 outputs[name] = _mapped(rule, value)
-    return outputs
+    if not is_reading(outputs.get("cache")):
+        return outputs
+    return type(outputs)(**{name: outputs[name] for name in outputs if name != "cache"})
 
 
 def _mapped(rule: Callable[[Tensor], Tensor], value: Any) -> Any:

@@ -6,14 +6,16 @@ when gradient checkpointing computes a layer again, and it keeps nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-__all__ = ["allow_cache_under_checkpointing", "growing_cache", "reading_cache"]
+__all__ = ["growing_cache", "is_reading", "kept_under_checkpointing", "reading_cache"]
 
 
 class _ReadingCache(DynamicCache):
@@ -22,7 +24,7 @@ class _ReadingCache(DynamicCache):
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if layer_idx >= len(self.layers):
+        if layer_idx >= len(self.layers):  # of cross attention
             return key_states, value_states
         layer: Any = self.layers[layer_idx]
         keys = torch.cat([layer.keys, key_states], dim=-2)
@@ -36,13 +38,9 @@ class _NeverUpdated(dict):
         return None
 
 
-def _filled(kind: type[DynamicCache], key_values: Tensor) -> DynamicCache:
-    return kind([(layer[0], layer[1]) for layer in key_values])
-
-
 def reading_cache(key_values: Tensor, encoder_decoder: bool) -> DynamicCache | EncoderDecoderCache:
     """A cache for one forward from a prefix [L, 2, B, H, N, K]."""
-    own = _filled(_ReadingCache, key_values)
+    own = _ReadingCache([(layer[0], layer[1]) for layer in key_values])
     if not encoder_decoder:
         return own
     cache = EncoderDecoderCache(own, _ReadingCache())
@@ -50,18 +48,46 @@ def reading_cache(key_values: Tensor, encoder_decoder: bool) -> DynamicCache | E
     return cache
 
 
-def growing_cache(key_values: Tensor, encoder_decoder: bool) -> DynamicCache | EncoderDecoderCache:
-    """A cache for generation from a prefix [L, 2, B, H, N, K]."""
-    own = _filled(DynamicCache, key_values)
-    return EncoderDecoderCache(own, DynamicCache()) if encoder_decoder else own
+def growing_cache(key_values: Tensor, encoder_decoder: bool, empty: Cache | None = None) -> Cache:
+    """A cache to go on with from a prefix [L, 2, B, H, N, K]: a new one, or `empty` filled."""
+    if empty is None:
+        empty = DynamicCache()
+        empty = EncoderDecoderCache(empty, DynamicCache()) if encoder_decoder else empty
+    own = empty.self_attention_cache if isinstance(empty, EncoderDecoderCache) else empty
+    for index, (keys, values) in enumerate(key_values):
+        own.update(keys, values, index)
+    return empty
 
 
-def allow_cache_under_checkpointing(model: nn.Module) -> None:
-    """Let checkpointed layers keep the cache they are given.
+def is_reading(cache: Any) -> bool:
+    """Whether `cache` is one of `reading_cache`, which holds nothing that a caller could use."""
+    own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+    return isinstance(own, _ReadingCache)
+
+
+@contextmanager
+def kept_under_checkpointing(model: nn.Module) -> Iterator[None]:
+    """Let checkpointed layers keep, inside the block, the cache they are given.
 
     transformers takes it away, as a layer that writes would write twice; ours is read only. A
-    private name of transformers 5: `tests/adapt/test_prefix.py` holds it.
+    private name of transformers 5: `tests/conformance/test_checkpointing.py` holds it. GPT-2
+    takes it away before its layers see it, by a flag of its own beside theirs.
     """
-    for module in model.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module._can_checkpoint_with_cache = True
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    flagged = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    above: list[Any] = [m for m in flagged if m not in layers and _holds_layers(m)]
+    for layer in layers:
+        layer._can_checkpoint_with_cache = True
+    for module in above:
+        module.gradient_checkpointing = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer._can_checkpoint_with_cache
+        for module in above:
+            module.gradient_checkpointing = True
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    return any(isinstance(m, GradientCheckpointingLayer) for m in module.modules())
