@@ -22,7 +22,7 @@ from graft.errors import GraftError
 
 __all__ = ["VERBS", "main", "quieten"]
 
-VERBS = ("train", "inspect", "demo")  # in the order of the help
+VERBS = ("train", "generate", "chat", "merge", "inspect", "demo")  # in the order of the help
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -1,0 +1,245 @@
+"""A base model with an adapter, ready to be asked.
+
+What lies beside the adapter decides how a prompt is rendered: the chat template of its tokenizer,
+or, where that has none, the text as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from graft.adapt import PeftModel
+from graft.auto import AutoPeftModel
+from graft.config import PeftConfig, TaskType
+from graft.data.formats import Message
+from graft.data.template import Encoder, render_prompt
+from graft.errors import ConfigError, DataError
+from graft.hub import adapter_folder, load_tokenizer
+from graft.inference.sampling import Sampling
+from graft.inference.streaming import TextPieces, decoded
+
+__all__ = ["GENERATES", "Answer", "Predictor"]
+
+GENERATES = (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
+Prompt = str | list[Message]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to a prompt.
+
+    Attributes:
+        text: The answer.
+        ids: Its tokens, without the one that ends it.
+        finished: Whether the model ended it; otherwise it was cut to the length allowed.
+    """
+
+    text: str
+    ids: list[int]
+    finished: bool
+
+
+class Predictor:
+    """A base model with an adapter, ready to be asked.
+
+    Attributes:
+        model: The base model with the adapter, in evaluation mode.
+        tokenizer: The one that lies beside the adapter, or the base model's.
+        task_type: What the adapter is for.
+        chat_template: What renders prompts; None feeds texts as they stand.
+        stop_ids: The tokens that end an answer.
+    """
+
+    def __init__(
+        self, model: PeftModel, tokenizer: PreTrainedTokenizerBase, task_type: TaskType
+    ) -> None:
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.task_type = task_type
+        templated = task_type is TaskType.CAUSAL_LM and tokenizer.chat_template is not None
+        self.chat_template = tokenizer.get_chat_template() if templated else None
+        self.stop_ids = _stop_ids(self._base, tokenizer, self.chat_template)
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        base_model: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+    ) -> Self:
+        """The adapter at `source`, on its base model.
+
+        Args:
+            source: Folder of the adapter, or its id on a hub.
+            base_model: The base model, where the adapter's name for it does not lead there.
+            dtype: Of the base model; None takes float32 on a CPU, else that of its files.
+            device: None takes an accelerator where there is one.
+
+        Raises:
+            ConfigError: No such adapter or base model, or an adapter for what cannot be asked.
+            CheckpointError: An adapter that is broken or does not fit.
+        """
+        folder = adapter_folder(source)
+        config = PeftConfig.from_pretrained(folder)
+        device = device or torch.accelerator.current_accelerator() or torch.device("cpu")
+        if dtype is None and device.type == "cpu":
+            dtype = torch.float32  # half precision is slow there, or not computed at all
+        model = AutoPeftModel.from_pretrained(folder, base_model=base_model, dtype=dtype)
+        assert config.task_type is not None  # AutoPeftModel asks for it
+        if (folder / "tokenizer_config.json").is_file():
+            tokenizer = load_tokenizer(str(folder))
+        else:
+            revision = None if base_model else config.revision
+            tokenizer = load_tokenizer(base_model or str(config.base_model_name_or_path), revision)
+        return cls(model.to(device), tokenizer, config.task_type)
+
+    @property
+    def _base(self) -> Any:
+        return self.model.base_model
+
+    @property
+    def about(self) -> str:
+        """The method, the base model and where it is, in a few words."""
+        kind = str(self.model.active_peft_config.peft_type)
+        dtype = str(self._base.dtype).removeprefix("torch.")
+        return f"{kind} on {self._base.name_or_path} ({dtype}, {self._base.device})"
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling | None = None,
+        batch_size: int = 8,
+    ) -> list[Answer]:
+        """The answer to each prompt.
+
+        Args:
+            prompts: Texts, or turns (dicts with `role` and `content`); rendered as in training.
+            sampling: None takes the likeliest tokens.
+            batch_size: Prompts answered at a time.
+
+        Raises:
+            ConfigError: An adapter that generates nothing.
+            DataError: A prompt that the chat template refuses, or that leaves no room to answer.
+        """
+        rows = [self._prompt_ids(prompt) for prompt in prompts]
+        sampling = sampling or Sampling()
+        answers: list[Answer] = []
+        for at in range(0, len(rows), batch_size):
+            answers += self._complete(rows[at : at + batch_size], sampling)
+        return answers
+
+    def stream(
+        self, prompt: Prompt, on_text: Callable[[str], None], sampling: Sampling | None = None
+    ) -> Answer:
+        """Like `generate` of one prompt; `on_text` gets each piece of the answer as it is there."""
+        streamer = TextPieces(self.tokenizer, self.stop_ids, on_text)
+        (answer,) = self._complete([self._prompt_ids(prompt)], sampling or Sampling(), streamer)
+        return answer
+
+    def classify(self, texts: Sequence[str | tuple[str, str]]) -> list[dict[str, float]]:
+        """The probability of each label, for each text or pair of texts.
+
+        Raises:
+            ConfigError: An adapter that is no classifier.
+        """
+        if self.task_type is not TaskType.SEQ_CLS:
+            raise ConfigError(f"An adapter for {self.task_type} names no classes.")
+        names = self._base.config.id2label
+        out = []
+        for text in texts:
+            inputs = self._class_inputs(*([text] if isinstance(text, str) else text))
+            with torch.no_grad():
+                chances = self.model(**inputs).logits[0].float().softmax(-1)  # [labels]
+            out.append({names[index]: chance for index, chance in enumerate(chances.tolist())})
+        return out
+
+    def _class_inputs(self, text: str, pair: str | None = None) -> dict[str, Tensor]:
+        """One row, with the columns of training: [1, T] each."""
+        limit = min(self.tokenizer.model_max_length, self._positions or 2**31)
+        given = self.tokenizer(text, pair, truncation=True, max_length=limit, return_tensors="pt")
+        columns = ("input_ids", "attention_mask", "token_type_ids")
+        return {name: given[name].to(self._base.device) for name in columns if name in given}
+
+    @property
+    def _positions(self) -> int | None:
+        """Most tokens that the base model reads; None where its config sets no limit."""
+        config = self._base.config.get_text_config(decoder=True)
+        return getattr(config, "max_position_embeddings", None)
+
+    def _prompt_ids(self, prompt: Prompt) -> list[int]:
+        if self.task_type not in GENERATES:
+            raise ConfigError(f"An adapter for {self.task_type} generates no text.")
+        return render_prompt(self.tokenizer, prompt, self.chat_template, self.task_type)
+
+    def _complete(
+        self, rows: Sequence[list[int]], sampling: Sampling, streamer: TextPieces | None = None
+    ) -> list[Answer]:
+        longest = max(map(len, rows))
+        pads = (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id, 0)
+        pad = next(token for token in pads if isinstance(token, int))
+        causal = self.task_type is TaskType.CAUSAL_LM
+        ids = torch.full((len(rows), longest), pad)  # [B, T]
+        mask = torch.zeros_like(ids)
+        for line, seen, row in zip(ids, mask, rows, strict=True):
+            # A decoder goes on from its last column; an encoder counts positions from its first.
+            place = slice(longest - len(row), longest) if causal else slice(0, len(row))
+            line[place], seen[place] = torch.tensor(row), 1
+        config = GenerationConfig(
+            max_new_tokens=min(sampling.max_new_tokens, self._room(longest)),
+            eos_token_id=self.stop_ids or None,
+            pad_token_id=pad,
+            **sampling.settings,
+        )
+        device = self._base.device
+        out = self.model.generate(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            streamer=streamer,
+        )
+        return [self._answer(row) for row in out[:, longest if causal else 1 :].tolist()]
+
+    def _room(self, length: int) -> int:
+        """Tokens that can follow a prompt of `length` tokens."""
+        if self._positions is None:
+            return 2**31
+        causal = self.task_type is TaskType.CAUSAL_LM
+        virtual = getattr(self.model.active_peft_config, "num_virtual_tokens", None) or 0
+        room = self._positions - (length + virtual if causal else 1)
+        if room < 1 or length > self._positions:
+            more = f" and {virtual} virtual ones" if virtual else ""
+            raise DataError(
+                f"The prompt has {length:,} tokens{more}, and the base model reads at most "
+                f"{self._positions:,}: there is no room to answer."
+            )
+        return room
+
+    def _answer(self, row: list[int]) -> Answer:
+        ids = list(takewhile(lambda token: token not in self.stop_ids, row))
+        return Answer(decoded(self.tokenizer, ids), ids, len(ids) < len(row))
+
+
+def _stop_ids(
+    base: Any, tokenizer: PreTrainedTokenizerBase, chat_template: str | None
+) -> list[int]:
+    """What ends an answer: the base model's end tokens, and the one that training taught."""
+    config = getattr(base, "generation_config", None)
+    own = None if config is None else config.eos_token_id
+    ends = own if isinstance(own, list) else [own]
+    ends = [*ends, tokenizer.eos_token_id]
+    if chat_template is not None:
+        encoder = Encoder(tokenizer, chat_template)
+        turns = [{"role": role, "content": "a"} for role in ("user", "assistant")]
+        with suppress(DataError):  # a template that cannot be trained on: the others remain
+            ends.append(encoder.encode(encoder.conversation(turns))[-1].input_ids[-1])
+    return sorted({token for token in ends if isinstance(token, int)})
