@@ -41,7 +41,10 @@ class Adapter(nn.Module):
         self.views: dict[str, LayerView] = {}
         self.layers: dict[str, LayerAdapter] = {}
         self.saved: dict[str, nn.Module] = {}
-        self.virtual_tokens: VirtualTokens | None = None
+
+    @property
+    def virtual_tokens(self) -> VirtualTokens | None:
+        return self._modules.get("prompt_encoder")  # pyright: ignore[reportReturnType]
 
     def add_layer(self, view: LayerView, adapter: LayerAdapter) -> None:
         """Put `adapter` at the place of its layer in the tree."""
@@ -133,7 +136,6 @@ def _with_virtual_tokens(
         num_transformer_submodules=shape.submodules,
     )
     adapter = Adapter(resolved)
-    adapter.virtual_tokens = virtual
     adapter.add_module("prompt_encoder", virtual)
     return adapter
 
@@ -167,16 +169,31 @@ def adapter_tensors(adapter: Adapter) -> dict[str, Tensor]:
     return out
 
 
+def tensors_beside(adapter: Adapter) -> dict[str, Tensor]:
+    """What PEFT's file has no place for: the encoder of virtual tokens, buffers of layers."""
+    if adapter.virtual_tokens is not None:
+        encoder = adapter.virtual_tokens.encoder
+        return {} if encoder is None else dict(encoder.state_dict())
+    return {
+        f"{path}.{name}": buffer
+        for path, layer in adapter.layers.items()
+        for name, buffer in layer.named_buffers()
+    }
+
+
 def set_adapter_tensors(
-    adapter: Adapter, tensors: dict[str, Tensor], encoder: dict[str, Tensor] | None
+    adapter: Adapter, tensors: dict[str, Tensor], beside: dict[str, Tensor] | None
 ) -> None:
-    """The inverse of `adapter_tensors`; keys and shapes have been checked."""
+    """The inverse of `adapter_tensors` and `tensors_beside`; keys and shapes have been checked."""
     whole = "base_model." if adapter.virtual_tokens is not None else "base_model.model."
     if adapter.virtual_tokens is not None:
-        adapter.virtual_tokens.from_disk(tensors, encoder)
+        adapter.virtual_tokens.from_disk(tensors, beside)
     for path, layer in adapter.layers.items():
         prefix = f"base_model.model.{adapter.views[path].disk_path}."
         layer.from_disk({suffix: tensors[prefix + suffix] for suffix in layer.to_disk()})
+        for name, buffer in layer.named_buffers():
+            if beside is not None and f"{path}.{name}" in beside:
+                buffer.copy_(beside[f"{path}.{name}"])
     for path, module in adapter.saved.items():
         own = {name: tensors[f"{whole}{path}.{name}"] for name in module.state_dict()}
         with torch.no_grad():

@@ -1,7 +1,8 @@
 """Adapters on disk: PEFT's format in both directions, and what PEFT has no place for beside it.
 
 `adapter_config.json`, `adapter_model.safetensors` and `README.md` are PEFT's.
-`graft_state.safetensors` holds the encoder of P-Tuning or Prefix-Tuning, so that a run can go on.
+`graft_state.safetensors` holds the encoder of P-Tuning or Prefix-Tuning, so that a run can go on,
+and what PiSSA or OLoRA took out of the weights.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from graft.adapt.adapter import Adapter, adapter_tensors, build_adapter, set_adapter_tensors
+from graft.adapt.adapter import (
+    Adapter,
+    adapter_tensors,
+    build_adapter,
+    set_adapter_tensors,
+    tensors_beside,
+)
 from graft.atomic import write_bytes, write_text
 from graft.config import CONFIG_NAME, PeftConfig
 from graft.errors import CheckpointError, ConfigError, did_you_mean
@@ -41,18 +48,14 @@ def save(adapter: Adapter, folder: Path) -> None:
         raise CheckpointError(f"{folder} is a file; an adapter is saved into a folder.")
     folder.mkdir(parents=True, exist_ok=True)
     write_bytes(folder / WEIGHTS_NAME, _bytes(adapter_tensors(adapter)))
-    encoder = _encoder(adapter)
-    if encoder is not None:
-        write_bytes(folder / STATE_NAME, _bytes(encoder.state_dict()))
+    beside = tensors_beside(adapter)
+    if beside:
+        write_bytes(folder / STATE_NAME, _bytes(beside))
     else:
         (folder / STATE_NAME).unlink(missing_ok=True)
     if not (folder / "README.md").exists():
         write_text(folder / "README.md", _model_card(adapter.config))
     write_text(folder / CONFIG_NAME, adapter.config.changed(inference_mode=True).to_json())
-
-
-def _encoder(adapter: Adapter) -> nn.Module | None:
-    return None if adapter.virtual_tokens is None else adapter.virtual_tokens.encoder
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
@@ -74,7 +77,7 @@ def _model_card(config: PeftConfig) -> str:
 
 
 def read(folder: Path) -> tuple[PeftConfig, dict[str, Tensor], dict[str, Tensor] | None]:
-    """Config, tensors by PEFT's key, and the state of an encoder where one was kept.
+    """Config, tensors by PEFT's key, and those that PEFT has no place for, where they are.
 
     Raises:
         CheckpointError: No adapter there, or a broken one.
@@ -133,11 +136,11 @@ def load(
 ) -> None:
     """Attach the adapter at `source` to `model`; see `PeftModel.load_adapter`."""
     folder = adapter_folder(source, **hub)
-    config, tensors, encoder = read(folder)
+    config, tensors, beside = read(folder)
     tensors = of_adapter(tensors, model.base_model, str(source))
     config = config.located(tensors).changed(inference_mode=not is_trainable)
     adapter = build_adapter(model.base_model, config)
-    set_tensors(adapter, tensors, encoder, str(source))
+    set_tensors(adapter, tensors, beside, str(source))
     if is_trainable and adapter.virtual_tokens is not None and adapter.virtual_tokens.is_fixed:
         raise ConfigError(
             f"{source} holds virtual tokens without the encoder that made them ({STATE_NAME}), so "
@@ -182,7 +185,7 @@ def _same(own: Tensor, other: Tensor) -> bool:
 def set_tensors(
     adapter: Adapter,
     tensors: Mapping[str, Tensor],
-    encoder: Mapping[str, Tensor] | None,
+    beside: Mapping[str, Tensor] | None,
     source: str,
 ) -> None:
     """Put all of `tensors` into `adapter`.
@@ -205,7 +208,7 @@ def set_tensors(
     for key, tensor in tensors.items():
         if key != "prompt_embeddings":  # its rows may be repeated: VirtualTokens checks
             check_shape(key, tensor, wanted[key].shape)
-    set_adapter_tensors(adapter, dict(tensors), None if encoder is None else dict(encoder))
+    set_adapter_tensors(adapter, dict(tensors), None if beside is None else dict(beside))
 
 
 def _counted(keys: Sequence[str]) -> str:

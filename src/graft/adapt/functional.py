@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graft.adapt.adapter import adapter_tensors
+from graft.adapt.adapter import adapter_tensors, tensors_beside
 from graft.adapt.checkpoint import of_adapter, set_tensors
 from graft.adapt.model import PeftModel
 
@@ -52,14 +52,23 @@ def set_peft_model_state_dict(
 ) -> None:
     """Put tensors by PEFT's keys into one adapter.
 
+    An encoder of virtual tokens stays if it makes just these; else the vectors come without one,
+    and cannot be trained further.
+
     Raises:
         CheckpointError: If any tensor has no home, any parameter no tensor, or a shape differs.
     """
     adapter = model.adapter(adapter_name)
     virtual = adapter.virtual_tokens
-    encoder = None if virtual is None or virtual.encoder is None else virtual.encoder.state_dict()
     tensors = of_adapter(peft_model_state_dict, model.base_model, "The state dict")
-    set_tensors(adapter, tensors, encoder, "The state dict")
+    given = tensors.get("prompt_embeddings")
+    keeps = virtual is None or (
+        given is not None
+        and (own := virtual.to_disk()["prompt_embeddings"]).shape == given.shape
+        and torch.allclose(own, given.to(own), atol=1e-5)
+    )
+    beside = tensors_beside(adapter) if keeps else None
+    set_tensors(adapter, tensors, beside, "The state dict")
 
 
 def prepare_model_for_kbit_training(

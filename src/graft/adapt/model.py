@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -22,7 +24,13 @@ __all__ = ["PeftModel", "get_peft_model"]
 
 
 def get_peft_model(
-    model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default"
+    model: nn.Module,
+    peft_config: PeftConfig,
+    adapter_name: str = "default",
+    mixed: bool = False,
+    autocast_adapter_dtype: bool = True,
+    revision: str | None = None,
+    low_cpu_mem_usage: bool = False,
 ) -> PeftModel:
     """Attach a new adapter to `model` and freeze everything else.
 
@@ -30,29 +38,43 @@ def get_peft_model(
         model: The base model. It gets hooks and loses `requires_grad`; nothing in it is replaced.
         peft_config: Of any method; not changed.
         adapter_name: Name of the adapter.
+        mixed: PEFT's; any methods go together here, so it changes nothing.
+        autocast_adapter_dtype: Keep adapters in fp32 over a half-precision base model. False:
+            in the base model's own dtype.
+        revision: Of the base model, noted in the config.
+        low_cpu_mem_usage: PEFT's; adapters are made where the base model is, in any case.
     """
-    return PeftModel(model, peft_config, adapter_name)
+    if revision is not None:
+        peft_config = peft_config.changed(revision=revision)
+    return PeftModel(model, peft_config, adapter_name, autocast_adapter_dtype)
 
 
 class PeftModel(AttachedAdapters):
     """A frozen base model with adapters: runs, generates, merges and saves them."""
 
     def __init__(
-        self, model: nn.Module, peft_config: PeftConfig | None = None, adapter_name: str = "default"
+        self,
+        model: nn.Module,
+        peft_config: PeftConfig | None = None,
+        adapter_name: str = "default",
+        autocast_adapter_dtype: bool = True,
     ) -> None:
         super().__init__(model)
+        self.__class__ = _with_signature(type(self), type(model))  # pyright: ignore
         if getattr(model, "is_activation_checkpointing", False):
             self.gradient_checkpointing_enable()
         if peft_config is not None:
             self.add_adapter(adapter_name, peft_config)
             self.set_adapter(adapter_name)
+            if not autocast_adapter_dtype:
+                self.adapter(adapter_name).to(next(model.parameters()).dtype)
 
     # --- running --------------------------------------------------------------------------
 
     def route(self, adapter_names: Sequence | None, rows: int) -> tuple[list[int], list[RowGroup]]:
         """The order of rows and the row groups for `adapter_names` (None: the active adapters)."""
         if adapter_names is None:
-            return list(range(rows)), [RowGroup(slice(0, rows), self._active)]
+            return list(range(rows)), [RowGroup(slice(0, rows), self.acting)]
         if len(adapter_names) != rows:
             raise ConfigError(
                 f"{len(adapter_names)} adapter_names for {rows} rows; give one per row."
@@ -243,20 +265,7 @@ class PeftModel(AttachedAdapters):
         wrapped.load_adapter(model_id, adapter_name, is_trainable, **hub)
         return wrapped
 
-    # --- counting and the rest ------------------------------------------------------------
-
-    def get_nb_trainable_parameters(self) -> tuple[int, int]:
-        """Numbers of trainable parameters and of all (base model and adapters)."""
-        every = list(self.parameters())
-        return sum(p.numel() for p in every if p.requires_grad), sum(p.numel() for p in every)
-
-    def print_trainable_parameters(self) -> None:
-        """Print PEFT's line of trainable and all parameters."""
-        trainable, every = self.get_nb_trainable_parameters()
-        share = 100 * trainable / every
-        print(
-            f"trainable params: {trainable:,d} || all params: {every:,d} || trainable%: {share:.4f}"
-        )
+    # --- the rest of PEFT's names ---------------------------------------------------------
 
     def get_base_model(self) -> nn.Module:
         return self.base_model
@@ -264,3 +273,54 @@ class PeftModel(AttachedAdapters):
     def task_type(self) -> TaskType | None:
         """The task of the first active adapter."""
         return self.active_peft_config.task_type
+
+    def get_prompt(self, batch_size: int = 1, adapter_name: str | None = None) -> torch.Tensor:
+        """The virtual tokens of one adapter for a batch.
+
+        Returns:
+            [B, N, D] for a prompt; for a prefix [L, 2, B, H, N, K].
+        """
+        virtual = self.adapter(adapter_name or self._one_active()).virtual_tokens
+        if isinstance(virtual, PromptAdapter):
+            return virtual.embeddings().expand(batch_size, -1, -1)
+        if isinstance(virtual, PrefixAdapter):
+            return virtual.key_values()[:, :, None].expand(-1, -1, batch_size, -1, -1, -1)
+        raise ConfigError(f"{self.active_adapter!r} has no virtual tokens.")
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Save all adapters and upload them to `repo_id` on the Hugging Face hub.
+
+        Args:
+            repo_id: `ORG/NAME`; made if it is not there.
+            **kwargs: `huggingface_hub.upload_folder`'s (`commit_message`, `token`, ...), and
+                `private` for a new repository.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=kwargs.pop("token", None))
+        api.create_repo(repo_id, private=kwargs.pop("private", None), exist_ok=True)
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return api.upload_folder(repo_id=repo_id, folder_path=folder, **kwargs)
+
+
+@functools.cache
+def _with_signature(own: type[PeftModel], base: type[nn.Module]) -> type[PeftModel]:
+    """`own` with the signature of the base model's forward.
+
+    Trainers read off the signature which columns of a data set the model takes, and off the
+    class's name what its labels are called.
+    """
+    if own is not PeftModel:
+        return own
+    given = inspect.signature(base.forward)
+    extra = inspect.signature(own.forward).parameters["adapter_names"]
+    kept = [p for p in given.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    rest = [p for p in given.parameters.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+
+    def forward(self: PeftModel, *args: Any, **kwargs: Any) -> Any:
+        return own.forward(self, *args, **kwargs)
+
+    forward.__doc__ = own.forward.__doc__
+    forward.__signature__ = given.replace(parameters=[*kept, extra, *rest])  # pyright: ignore
+    return type(f"{own.__name__}For{base.__name__}", (own,), {"forward": forward})

@@ -51,5 +51,6 @@ class TokenRows(LayerAdapter):
         twin = type(self).__new__(type(self))
         nn.Module.__init__(twin)
         twin.indices, twin.is_head, twin.disk_names = self.indices, True, {}
-        twin.trainable_tokens_delta = self.trainable_tokens_delta
+        # The same parameter, registered once: it is one in counts, optimizers and files.
+        vars(twin)["trainable_tokens_delta"] = self.trainable_tokens_delta
         return twin
