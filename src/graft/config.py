@@ -14,6 +14,7 @@ from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from graft.atomic import write_text
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
 __all__ = ["CONFIG_NAME", "PeftConfig", "PeftType", "TaskType", "as_enum"]
@@ -103,6 +104,9 @@ class PeftConfig:
         if self.task_type is not None:
             self.task_type = as_enum(TaskType, self.task_type, "task_type")
         if self.modules_to_save is not None:
+            if isinstance(self.modules_to_save, str):
+                given = self.modules_to_save
+                raise ConfigError(f"modules_to_save must be a list of names; write [{given!r}].")
             self.modules_to_save = list(dict.fromkeys(self.modules_to_save))
 
     @classmethod
@@ -170,7 +174,7 @@ class PeftConfig:
         """Write `adapter_config.json` (sorted keys, indent 2) into `save_directory`."""
         folder = Path(save_directory)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG_NAME).write_text(self.to_json(), encoding="utf-8")
+        write_text(folder / CONFIG_NAME, self.to_json())
 
     def to_json(self) -> str:
         """The text of `adapter_config.json`."""

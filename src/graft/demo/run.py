@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate.utils import set_seed
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graft.adapt import PeftModel, get_peft_model
+from graft.adapt import get_peft_model
 from graft.config import TaskType
 from graft.data.collate import Collator
 from graft.data.config import DataConfig
-from graft.data.prepare import PreparedData, prepare_data
+from graft.data.prepare import prepare_data
 from graft.data.template import render_prompt
 from graft.demo import demo_model_path, heldout_rows, train_rows
 from graft.demo.settings import (
@@ -35,11 +35,12 @@ from graft.demo.settings import (
 from graft.errors import ConfigError
 from graft.hub import load_model, load_tokenizer
 from graft.methods import make_config
+from graft.training.batches import Rows
 from graft.training.config import TrainConfig
 from graft.training.loop import fit
 from graft.training.report import Callback
 
-__all__ = ["MethodResult", "run_demo"]
+__all__ = ["MethodResult", "run_demo", "write_records"]
 
 _TASK = TaskType.CAUSAL_LM
 _ROWS_PER_BATCH = 100  # when generating
@@ -83,24 +84,20 @@ def run_demo(
         callbacks: Who is told.
 
     Raises:
-        ConfigError: An unknown method, or an adapter that is in `output_dir` already.
+        ConfigError: An unknown method or field, or an `output_dir` that holds such an adapter.
     """
     configs = {
         method: make_config(method, task_type=_TASK, **chosen.fields)
         for method, chosen in settings.items()
     }
-    for method in configs if output_dir is not None else ():
-        if (output_dir / method).exists():
-            raise ConfigError(f"{output_dir / method} exists already; give another --output-dir.")
-
-    source = str(demo_model_path())
-    base, tokenizer = load_model(source, _TASK), load_tokenizer(source)
-    data = _prepare(tokenizer)
-    heldout = heldout_rows()
+    if output_dir is not None:
+        _refuse_used(output_dir, configs)
+    base, tokenizer = _load()
+    train, heldout = _prepare(tokenizer), heldout_rows()
     written = write_records(base, tokenizer, heldout)
     before = _share_right(written, heldout)
     _note(callbacks, _about_task(heldout[0], written[0]))
-    _note(callbacks, f"base model: {before:.1%} of {len(heldout)} held-out records right")
+    _note(callbacks, f"\nbase model: {before:.1%} of {len(heldout)} held-out records right")
 
     results = []
     for method, chosen in settings.items():
@@ -109,7 +106,7 @@ def run_demo(
         model = get_peft_model(base, configs[method])
         fitted = fit(
             model,
-            data.train,
+            train,
             None,
             Collator(tokenizer, _TASK),
             _train_config(chosen),
@@ -117,8 +114,6 @@ def run_demo(
             callbacks=callbacks,
         )
         after = _share_right(write_records(model, tokenizer, heldout), heldout)
-        if output_dir is not None:
-            model.save_pretrained(output_dir / method)
         result = MethodResult(
             method=method,
             trainable_parameters=model.get_nb_trainable_parameters()[0],
@@ -127,10 +122,42 @@ def run_demo(
             seconds=fitted.progress.seconds,
             peak_memory_gib=fitted.peak_memory_gib,
         )
-        _note(callbacks, f"{after:.1%} right after {result.seconds:.0f} s")
+        _note(callbacks, f"{after:.1%} right after {result.seconds:.1f} s of training")
         results.append(result)
+        if output_dir is not None:
+            model.save_pretrained(output_dir / method)
+            tokenizer.save_pretrained(output_dir / method)
         model.unload()
     return results
+
+
+def _refuse_used(output_dir: Path, methods: Iterable[str]) -> None:
+    if output_dir.is_file():
+        raise ConfigError(f"The output folder {output_dir} is a file.")
+    used = [method for method in methods if (output_dir / method).exists()]
+    if used:
+        raise ConfigError(
+            f"{output_dir} holds {' and '.join(used)} already; give another folder, or remove it."
+        )
+
+
+def _load() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    source = str(demo_model_path())
+    return load_model(source, _TASK), load_tokenizer(source)
+
+
+def _note(callbacks: Sequence[Callback], text: str) -> None:
+    for callback in callbacks:
+        callback.note(text)
+
+
+def _about_task(row: Mapping[str, str], written: str) -> str:
+    return (
+        "The task: file an order as a record, in a style that the base model has never seen.\n\n"
+        f"{row['prompt']}\n"
+        f"  wanted:    {row['completion']}\n"
+        f"  base model:{written}"
+    )
 
 
 def write_records(
@@ -161,11 +188,12 @@ def _share_right(lines: Sequence[str], rows: Sequence[Mapping[str, str]]) -> flo
     return sum(line == row["completion"] for line, row in pairs) / len(rows)
 
 
-def _prepare(tokenizer: PreTrainedTokenizerBase) -> PreparedData:
+def _prepare(tokenizer: PreTrainedTokenizerBase) -> Rows:
+    """The training rows, by the way that a user's file takes."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in train_rows()), encoding="utf-8")
-        return prepare_data(DataConfig(train=str(file)), tokenizer, _TASK, SEED)
+        return prepare_data(DataConfig(train=str(file)), tokenizer, _TASK, SEED).train
 
 
 def _train_config(chosen: MethodSettings) -> TrainConfig:

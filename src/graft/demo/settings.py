@@ -4,7 +4,10 @@ The learning rates are high, as is right for a model this small. Rows of one ste
 warm-up are the same for all methods.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from graft.errors import ConfigError, did_you_mean
 
 SEED = 0
 ROWS_PER_STEP = 16
@@ -32,3 +35,16 @@ SETTINGS = {
     "ia3": MethodSettings({}, learning_rate=1e-1),
     "bitfit": MethodSettings({}, learning_rate=3e-2),
 }
+
+
+def choose(methods: Iterable[str]) -> dict[str, MethodSettings]:
+    """The settings of these methods, in the order given.
+
+    Raises:
+        ConfigError: A method that does not exist, with the nearest names.
+    """
+    names = [method.strip().lower().replace("-", "_") for method in methods]
+    for name in names:
+        if name not in SETTINGS:
+            raise ConfigError(f"There is no method {name!r}.{did_you_mean(name, SETTINGS)}")
+    return {name: SETTINGS[name] for name in names}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.config import PeftConfig, PeftType
-from graft.errors import ConfigError
+from graft.errors import ConfigError, did_you_mean
 from graft.methods.affine import Affine
 from graft.methods.base import Layer, LayerAdapter, matches_suffix, new_parameter
 from graft.methods.bitfit import BitFit, BitFitConfig, is_bias_only
@@ -118,6 +118,8 @@ class LoraConfig(TargetedConfig):
             raise ConfigError(f"bias={self.bias!r} is not known. Valid: none, all, lora_only.")
         if self.lora_bias and self.use_dora:
             raise ConfigError("lora_bias and use_dora do not go together.")
+        _check_patterns("rank_pattern", self.rank_pattern, int, 1)
+        _check_patterns("alpha_pattern", self.alpha_pattern, float, -math.inf)
 
     @classmethod
     def claims(cls, raw: dict[str, Any]) -> bool:
@@ -164,11 +166,24 @@ class LoraConfig(TargetedConfig):
 
 
 def _by_pattern(patterns: dict[str, Any], path: str, default: Any) -> Any:
+    return next((value for key, value in patterns.items() if _matches(key, path)), default)
+
+
+def _matches(pattern: str, path: str) -> bool:
     # PEFT's rule: a key is a pattern for the end of the path, "^" pins it to the start.
+    return re.match(rf"(.*\.)?({pattern})$", path) is not None
+
+
+def _check_patterns(field_name: str, patterns: dict[str, Any], kind: type, low: float) -> None:
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", path):
-            return value
-    return default
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{field_name}: {pattern!r} is no regular expression: {error}."
+            ) from None
+        if isinstance(value, bool) or not isinstance(value, int | kind) or value < low:
+            raise ConfigError(f"{field_name}[{pattern!r}] cannot be {value!r}.")
 
 
 class Lora(LayerAdapter):
@@ -306,6 +321,17 @@ class Lora(LayerAdapter):
             return None
         meant = own if self.bias is None else self.bias
         return meant - (own if scale is None else own * scale)
+
+    @classmethod
+    def resolved(cls, config: LoraConfig, layers: Sequence[Layer], names: list[str]) -> LoraConfig:
+        paths = [layer.path for layer in layers]
+        for field_name in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(config, field_name):
+                # Once trained it is the shapes of the tensors that count, and they are checked.
+                if not config.inference_mode and not any(_matches(pattern, p) for p in paths):
+                    hint = did_you_mean(pattern, {path.rpartition(".")[2] for path in paths})
+                    raise ConfigError(f"{field_name}: {pattern!r} matches no target.{hint}")
+        return super().resolved(config, layers, names)
 
     @classmethod
     def elsewhere(cls, config: LoraConfig, layer: Layer) -> LayerAdapter | None:
