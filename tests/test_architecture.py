@@ -23,6 +23,7 @@ LEVELS = [
     {"auto"},
     {"data", "inspection", "training"},
     {"inference", "demo"},
+    {"merging"},
     {"cli"},
 ]
 SIDEWAYS = {("training", "data")}

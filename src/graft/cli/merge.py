@@ -47,7 +47,8 @@ def _lines(report: MergeReport) -> list[str]:
     if report.rounding is not None:
         lines.append(
             f"rounding the weights to {report.dtype} changes logits by up to "
-            f"{report.rounding:.2g}; the likeliest choice stays the same at {report.agreement:.1%} of the positions"
+            f"{report.rounding:.2g}; the likeliest choice stays the same at "
+            f"{report.agreement:.1%} of the positions"
         )
         if report.rounding > report.effect / 2:
             lines.append(
