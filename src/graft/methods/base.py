@@ -266,6 +266,12 @@ class VirtualTokens(nn.Module, ABC):
         finally:
             self.train(training)
 
+    def makes(self, rows: Tensor) -> bool:
+        """Whether the vectors are `rows`, of which only the first N count (see `from_disk`)."""
+        own = self.settled_rows()
+        first = rows[: len(own)].to(own)
+        return first.shape == own.shape and torch.allclose(own, first, atol=1e-5)
+
     def to_disk(self) -> dict[str, Tensor]:
         """What PEFT saves: the vectors, without the encoder that made them."""
         return {"prompt_embeddings": self.settled_rows()}
@@ -293,7 +299,7 @@ class VirtualTokens(nn.Module, ABC):
             self.prompt_embeddings = nn.Parameter(rows.to(self.base.device), requires_grad=False)
         else:
             self.encoder.load_state_dict(dict(encoder))
-            if not torch.allclose(self.settled_rows().cpu(), rows.cpu(), atol=1e-5):
+            if not self.makes(rows):
                 raise CheckpointError(
                     "The saved encoder does not make the saved virtual tokens; "
                     "the two files of this adapter are from different runs."
