@@ -47,7 +47,7 @@ def test_plain_lines_where_there_is_no_terminal():
         assert fact in lines[1]
     assert "before training" in lines[2]
     assert "perplexity 54.6" in lines[2]
-    for fact in ("10/20", "loss 2.3457", "lr 1.00e-04", "10 tokens/s", "0.50 GiB", "1:40 left"):
+    for fact in ("10/20", "loss 2.3457", "lr 1.00e-04", "10 tokens/s", "0.50 GiB", "0:01:40 left"):
         assert fact in lines[3]
     assert len(lines) == 4
 

@@ -157,6 +157,27 @@ def test_a_classifier(classifier_run):
         assert saved_label_names(folder) == ["moon", "other"]
 
 
+def test_rows_keep_to_the_positions_of_the_base_model(classifier_run, tmp_path):
+    """Virtual tokens take positions too; beyond the last one is no embedding to look up."""
+    rows = [{"text": f"{s} " * 40, "label": "moon" if "moon" in s else "other"} for s in SENTENCES]
+    (tmp_path / "classes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    positions, virtual = tiny_bert().config.max_position_embeddings, 5
+    classifier_run["adapters"] = {"a": {"method": "prompt_tuning", "num_virtual_tokens": virtual}}
+    notes = Notes()
+    result = train(parse_run_config(classifier_run), callbacks=[notes])
+    assert result.summary["rows_truncated"] == len(SENTENCES)
+    room = f"{positions - virtual}"
+    assert any(note.startswith(f"data.max_length: {room} ") for note in notes.texts)
+    assert any(note.endswith(f"were cut to {room} tokens") for note in notes.texts)
+    again = load_run_config(result.output_dir / "run.yaml")
+    assert again.data.max_length == positions - virtual
+
+    classifier_run["adapters"]["a"]["num_virtual_tokens"] = positions - 1
+    classifier_run["train"]["overwrite_output_dir"] = True
+    with pytest.raises(ConfigError, match=f"{positions} positions. Lower num_virtual_tokens"):
+        train(parse_run_config(classifier_run))
+
+
 def test_the_seed_decides_everything(classifier_run):
     """The new head, the adapter's start, the order of the rows, dropout."""
     classifier_run["train"]["overwrite_output_dir"] = True

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def _shown(record: Record, steps: int) -> str:
         f"lr {record['learning_rate']:.2e}",
         f"{record['tokens_per_second']:,.0f} tokens/s",
         "" if memory is None else f"peak {memory:.2f} GiB",
-        f"{int(left // 60)}:{int(left % 60):02d} left",
+        f"{timedelta(seconds=int(left))} left",
     ]
     return "  ".join(part for part in parts if part)
 

@@ -24,7 +24,7 @@ from graft.atomic import write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
 from graft.errors import ConfigError
-from graft.hub import LABELS_NAME, load_model, load_tokenizer
+from graft.hub import LABELS_NAME, load_config, load_model, load_tokenizer
 from graft.training.config import RunConfig
 from graft.training.loop import FitResult, TrainingError, fit
 from graft.training.report import Callback, Start, draw_losses
@@ -96,6 +96,8 @@ def train(
     notes = [f"precision: {'bfloat16' if bf16 else 'float32'} ({why})"]
 
     tokenizer = load_tokenizer(config.base_model, config.revision)
+    config, shortened = _within_positions(config, tokenizer)
+    notes += shortened
     data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed)
     notes.append(_about(data, config))
     # None where texts were learned as they stand: what lies beside the adapter says how to prompt.
@@ -201,6 +203,35 @@ def _precision(wanted: bool | None) -> tuple[bool, str]:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return True, f"{name} computes in it"
     return False, f"{name} does not compute in bfloat16"
+
+
+def _within_positions(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase
+) -> tuple[RunConfig, list[str]]:
+    """The run with rows as long as the base model has positions for, and a note where that is less.
+
+    Virtual tokens take positions too.
+
+    Raises:
+        ConfigError: They take all of them.
+    """
+    base = load_config(config.base_model, config.revision).get_text_config(decoder=True)
+    known = (tokenizer.model_max_length, getattr(base, "max_position_embeddings", None))
+    positions = min(limit for limit in known if limit is not None)
+    adapter = config.adapter.peft_config(config.task_type)
+    virtual = getattr(adapter, "num_virtual_tokens", 0)
+    room = positions - virtual
+    if config.data.max_length <= room:
+        return config, []
+    taken = f", {virtual:,} of them for virtual tokens" if virtual else ""
+    if room < 2:
+        raise ConfigError(
+            f"{virtual:,} virtual tokens leave no room for text: {config.base_model} has "
+            f"{positions:,} positions. Lower num_virtual_tokens."
+        )
+    data = config.data.model_copy(update={"max_length": room})
+    note = f"data.max_length: {room:,} (the base model has {positions:,} positions{taken})"
+    return config.model_copy(update={"data": data}), [note]
 
 
 def _about(data: PreparedData, config: RunConfig) -> str:
