@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from graft.cli import main
+
+PROMPT = "{method: prompt_tuning, num_virtual_tokens: 0}"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,11 @@ def graft(*words: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
 
 
-def test_trains_and_resumes(run_file, tmp_path):
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_trains_and_refuses_the_used_folder(run_file, tmp_path, capsys):
     """In a process of its own: what a user sees, and nothing of what libraries say."""
     out = tmp_path / "out"
     done = graft("train", run_file, f"output_dir={out}", "r=3", "--learning_rate", "1e-2")
@@ -78,11 +85,13 @@ def test_trains_and_resumes(run_file, tmp_path):
     for line, start in zip(lines, starts, strict=True):
         assert line.startswith(start)
 
-    again = graft("train", run_file, f"output_dir={out}", "r=3", "--learning_rate", "1e-2")
-    assert again.returncode == 2
-    assert again.stdout == ""
-    assert "--resume" in again.stderr
-    assert len(again.stderr.splitlines()) == 1
+    before = contents(out)
+    for words, said in (([], "--resume"), (["--resume", "r=4"], "adapters was")):
+        assert run("train", run_file, f"output_dir={out}", *words) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert len(err.splitlines()) == 1
+        assert contents(out) == before
 
 
 @pytest.mark.parametrize(
@@ -92,13 +101,20 @@ def test_trains_and_resumes(run_file, tmp_path):
         (["RUN", "learning_rte=1"], "learning_rate"),
         (["RUN", "--cutoff-len", "3"], "data.max_length"),
         (["RUN", "stray"], "stray"),
-        (["RUN", "output_dir=OUT", "data.train=nowhere.jsonl"], "nowhere.jsonl"),
         (["RUN", "output_dir=OUT", "base_model=./nowhere"], "./nowhere"),
+        (["RUN", "output_dir=OUT", "base_model=BARE"], "has no weights"),
+        (["RUN", "output_dir=OUT", "method=lroa"], "Did you mean lora?"),
+        (["RUN", "output_dir=OUT", "adapters.own.rnk=3"], "lora has no setting 'rnk'"),
+        (["RUN", "output_dir=OUT", "target_modules=[q_prj]"], "Did you mean q_proj"),
+        (["RUN", "output_dir=OUT", "target_modules=.*_prj"], "it matches none"),
+        (["RUN", "output_dir=OUT", f"adapters={{p: {PROMPT}}}"], "at least 1, not 0"),
         (["RUN", "output_dir=OUT", "--resume"], "no checkpoint"),
     ],
 )
 def test_what_the_user_can_mend(run_file, tmp_path, capsys, words, said):
-    places = {"RUN": str(run_file), "OUT": str(tmp_path / "out")}
+    bare = tmp_path / "bare"
+    shutil.copytree(run_file.parent / "base", bare, ignore=shutil.ignore_patterns("*.safetensors"))
+    places = {"RUN": str(run_file), "OUT": str(tmp_path / "out"), "BARE": str(bare)}
     for name, place in places.items():
         words = [word.replace(name, place) for word in words]
     assert run("train", *words) == 2
@@ -106,6 +122,41 @@ def test_what_the_user_can_mend(run_file, tmp_path, capsys, words, said):
     assert out == ""
     assert said in err
     assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "data.jsonl does not exist. Did you mean dota.jsonl?"),
+        ("", "data.jsonl is empty"),
+        ('{"prompt": "a", "answer": "b"}\n', "prompt + completion (prompt_completion)"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt": "a"}\n', "row 2 of"),
+        ('{"prompt": "a", "completion": " "}\n', "completion is empty"),
+        ('{"instruction": "a", "output": ""}\n', "output is empty"),
+        ('{"messages": [{"role": "user", "content": "a"}]}\n', "no assistant turn"),
+        ('{"prompt": "a", "completion": "b"}\n{"prompt"', "line 2: not JSON"),
+    ],
+)
+def test_data_the_user_can_mend(run_file, tmp_path, capsys, content, said):
+    (tmp_path / "dota.jsonl").touch()
+    if content is not None:
+        (tmp_path / "data.jsonl").write_text(content)
+    words = [f"output_dir={tmp_path / 'out'}", f"data.train={tmp_path / 'data.jsonl'}"]
+    assert run("train", run_file, *words, "eval_fraction=0") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_column_that_is_not_there(run_file, tmp_path, capsys):
+    columns = "columns={prompt: promt, completion: completion}"
+    assert run("train", run_file, f"output_dir={tmp_path / 'out'}", columns) == 2
+    assert (
+        "has no column 'promt' (given for prompt). Did you mean prompt?" in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 
