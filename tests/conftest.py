@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,3 +16,14 @@ torch.set_num_threads(1)  # the tests run side by side
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny language model as a folder, with its tokenizer."""
+    from tiny import make_tokenizer, tiny_llama  # after the environment is set
+
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    tiny_llama().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder

@@ -6,37 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from graft.config import PeftType, TaskType
 from graft.data.collate import Collator
 from graft.methods import METHODS
 from graft.training.config import TrainConfig
-
-SENTENCES = [f"{who} {does} {what}" for who in ("The cat", "A dog", "My owl") for does in
-             ("sees", "wants", "has") for what in ("a fish", "the moon", "no home")]  # fmt: skip
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
-    )
+from tiny import SENTENCES, make_tokenizer, tiny_llama
 
 
 @pytest.fixture(scope="session")
@@ -48,38 +24,6 @@ def needed_fields(kind: str) -> dict:
     """Settings without which the config of a method cannot be made."""
     prompts = METHODS[PeftType(kind.upper())].config_class.is_prompt_learning
     return {"num_virtual_tokens": 3} if prompts else {}
-
-
-def tiny_llama(dropout: float = 0.0) -> LlamaForCausalLM:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=64,
-        attention_dropout=dropout,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    return LlamaForCausalLM(config)
-
-
-def tiny_bert() -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        num_labels=2,
-    )
-    return BertForSequenceClassification(config)
 
 
 @pytest.fixture
@@ -126,15 +70,6 @@ def settings() -> TrainConfig:
         seed=3,
         bf16=False,
     )
-
-
-@pytest.fixture(scope="session")
-def base_folder(tmp_path_factory) -> Path:
-    """The tiny language model as a folder, with its tokenizer."""
-    folder = tmp_path_factory.mktemp("base") / "tiny"
-    tiny_llama().save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

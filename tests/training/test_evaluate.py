@@ -8,8 +8,7 @@ import torch
 from graft.config import TaskType
 from graft.training.batches import make_batch
 from graft.training.evaluate import evaluate
-
-from .conftest import tiny_bert
+from tiny import tiny_bert
 
 CPU = torch.device("cpu")
 

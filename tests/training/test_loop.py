@@ -18,8 +18,9 @@ from graft.training.loop import TrainingError, fit
 from graft.training.optimizer import trainable_parameters
 from graft.training.report import Callback
 from graft.training.state import Store
+from tiny import tiny_bert, tiny_llama
 
-from .conftest import needed_fields, tiny_bert, tiny_llama
+from .conftest import needed_fields
 
 LM = TaskType.CAUSAL_LM
 

@@ -20,8 +20,7 @@ from graft.training.loop import TrainingError
 from graft.training.report import Callback
 from graft.training.run import train
 from graft.training.runfile import load_run_config, parse_run_config
-
-from .conftest import SENTENCES, make_tokenizer, tiny_bert
+from tiny import SENTENCES, make_tokenizer, tiny_bert
 
 
 def files_in(folder: Path) -> set[str]:
