@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from graft.adapt.layers import LayerView
+from graft.adapt.layers import LayerView, view_of
 from graft.adapt.parameters import ParameterView
 from graft.adapt.structure import adaptable_layers, bare_parameters
 from graft.errors import TargetError, did_you_mean
@@ -206,6 +206,12 @@ def _check_name(
     if any(path in known for path, _ in hit):
         return  # such as a head that is trained whole, beside layers of the same name
     path, module = strange or hit[0]
+    view = view_of(module, path)
+    if view is not None and view.kind in method.kinds:
+        raise TargetError(
+            f"target_modules: {name!r} matches {path!r}, which is trained whole as it is; "
+            "leave it out."
+        )
     kinds = ", ".join(sorted(method.kinds))
     raise TargetError(
         f"target_modules: {name!r} matches {path!r}, a {type(module).__name__}; "
