@@ -120,7 +120,7 @@ class PeftConfig:
     @classmethod
     def claims(cls, raw: dict[str, Any]) -> bool:
         """Whether the JSON object `raw` describes a config of this class."""
-        return raw.get("peft_type") == cls.peft_type.value
+        return raw.get("peft_type") == cls.peft_type
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> PeftConfig:
@@ -134,7 +134,7 @@ class PeftConfig:
         """
         owner = next((c for c in PeftConfig._registry if c.claims(raw)), None)
         if owner is None:
-            known = ", ".join(PeftType)
+            known = ", ".join(c.peft_type for c in PeftConfig._registry)
             raise ConfigError(
                 f"peft_type {raw.get('peft_type')!r} is not supported. Supported: {known}."
             )
@@ -168,7 +168,7 @@ class PeftConfig:
     def to_dict(self) -> dict[str, Any]:
         """The config as PEFT writes it: plain values, private fields left out."""
         out = {k: _plain(v) for k, v in asdict(self).items() if k not in self.private_fields}
-        return {**out, **self.kept, "peft_type": self.peft_type.value}
+        return {**out, **self.kept, "peft_type": str(self.peft_type)}
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write `adapter_config.json` (sorted keys, indent 2) into `save_directory`."""
