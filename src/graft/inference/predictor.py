@@ -114,6 +114,20 @@ class Predictor:
         dtype = str(self._base.dtype).removeprefix("torch.")
         return f"{kind} on {self._base.name_or_path} ({dtype}, {self._base.device})"
 
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """What the model reads of `prompt`: the ids that came before the answer in training.
+
+        Raises:
+            ConfigError: An adapter that generates nothing.
+            DataError: A prompt that the chat template refuses, or one without any tokens.
+        """
+        if self.task_type not in GENERATES:
+            raise ConfigError(f"An adapter for {self.task_type} generates no text.")
+        ids = render_prompt(self.tokenizer, prompt, self.chat_template, self.task_type)
+        if not ids:
+            raise DataError("The prompt has no tokens: there is nothing to go on from.")
+        return ids
+
     def generate(
         self,
         prompts: Sequence[Prompt],
@@ -131,7 +145,7 @@ class Predictor:
             ConfigError: An adapter that generates nothing.
             DataError: A prompt that the chat template refuses, or that leaves no room to answer.
         """
-        rows = [self._prompt_ids(prompt) for prompt in prompts]
+        rows = [self.prompt_ids(prompt) for prompt in prompts]
         sampling = sampling or Sampling()
         answers: list[Answer] = []
         for at in range(0, len(rows), batch_size):
@@ -143,7 +157,7 @@ class Predictor:
     ) -> Answer:
         """Like `generate` of one prompt; `on_text` gets each piece of the answer as it is there."""
         streamer = TextPieces(self.tokenizer, self.stop_ids, on_text)
-        (answer,) = self._complete([self._prompt_ids(prompt)], sampling or Sampling(), streamer)
+        (answer,) = self._complete([self.prompt_ids(prompt)], sampling or Sampling(), streamer)
         return answer
 
     def classify(self, texts: Sequence[str | tuple[str, str]]) -> list[dict[str, float]]:
@@ -165,21 +179,22 @@ class Predictor:
 
     def _class_inputs(self, text: str, pair: str | None = None) -> dict[str, Tensor]:
         """One row, with the columns of training: [1, T] each."""
-        limit = min(self.tokenizer.model_max_length, self._positions or 2**31)
-        given = self.tokenizer(text, pair, truncation=True, max_length=limit, return_tensors="pt")
+        given = self.tokenizer(
+            text, pair, truncation=True, max_length=self._positions, return_tensors="pt"
+        )
         columns = ("input_ids", "attention_mask", "token_type_ids")
         return {name: given[name].to(self._base.device) for name in columns if name in given}
 
     @property
-    def _positions(self) -> int | None:
-        """Most tokens that the base model reads; None where its config sets no limit."""
+    def _positions(self) -> int:
+        """Most tokens of text that the base model has positions for; virtual ones take some."""
         config = self._base.config.get_text_config(decoder=True)
-        return getattr(config, "max_position_embeddings", None)
+        known = (self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
+        return min(limit for limit in known if limit is not None) - self._virtual_tokens
 
-    def _prompt_ids(self, prompt: Prompt) -> list[int]:
-        if self.task_type not in GENERATES:
-            raise ConfigError(f"An adapter for {self.task_type} generates no text.")
-        return render_prompt(self.tokenizer, prompt, self.chat_template, self.task_type)
+    @property
+    def _virtual_tokens(self) -> int:
+        return getattr(self.model.active_peft_config, "num_virtual_tokens", None) or 0
 
     def _complete(
         self, rows: Sequence[list[int]], sampling: Sampling, streamer: TextPieces | None = None
@@ -211,16 +226,14 @@ class Predictor:
 
     def _room(self, length: int) -> int:
         """Tokens that can follow a prompt of `length` tokens."""
-        if self._positions is None:
-            return 2**31
         causal = self.task_type is TaskType.CAUSAL_LM
-        virtual = getattr(self.model.active_peft_config, "num_virtual_tokens", None) or 0
-        room = self._positions - (length + virtual if causal else 1)
+        room = self._positions - (length if causal else 1)
         if room < 1 or length > self._positions:
-            more = f" and {virtual} virtual ones" if virtual else ""
+            virtual = self._virtual_tokens
+            more = f" beside {virtual:,} virtual ones" if virtual else ""
             raise DataError(
-                f"The prompt has {length:,} tokens{more}, and the base model reads at most "
-                f"{self._positions:,}: there is no room to answer."
+                f"The prompt has {length:,} tokens, and the base model reads at most "
+                f"{self._positions:,}{more}: there is no room to answer."
             )
         return room
 
