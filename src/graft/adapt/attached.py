@@ -188,7 +188,13 @@ class AttachedAdapters(nn.Module):
                 merge.merge(self, merged)
 
     def disable_adapter_layers(self) -> None:
-        """The base model alone, until `enable_adapter_layers`."""
+        """The base model alone, until `enable_adapter_layers`.
+
+        Raises:
+            MergeError: If an adapter is merged, so that its weights are not the base model's.
+        """
+        for name in self.merged_adapters:
+            raise MergeError(f"{name!r} is merged; call unmerge_adapter() first.")
         self.enabled = False
 
     def enable_adapter_layers(self) -> None:

@@ -92,7 +92,7 @@ def get_model_status(model: AttachedAdapters) -> ModelStatus:
     configs = model.peft_config
     return ModelStatus(
         base_model_type=type(model.base_model).__name__,
-        peft_types={name: config.peft_type.value for name, config in configs.items()},
+        peft_types={name: str(config.peft_type) for name, config in configs.items()},
         trainable_params=trainable,
         total_params=total,
         num_adapter_layers=len(model.sites),
