@@ -12,6 +12,8 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     GenerationConfig,
+    T5Config,
+    T5ForConditionalGeneration,
     pipeline,
 )
 
@@ -129,6 +131,25 @@ def test_a_classifier_keeps_its_head_and_its_labels(tmp_path):
     (chances,) = Predictor.load(adapter).classify([SENTENCES[0]])
     found = dict(zip(labels, logits(plain)[0].softmax(-1).tolist(), strict=True))
     assert found == pytest.approx(chances, abs=1e-5)
+
+
+def test_an_encoder_decoder(tmp_path):
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    T5ForConditionalGeneration(
+        T5Config(vocab_size=300, decoder_start_token_id=0, eos_token_id=2, **sizes)
+    ).save_pretrained(tmp_path / "base")
+    make_tokenizer().save_pretrained(tmp_path / "base")
+    config = LoraConfig(task_type="SEQ_2_SEQ_LM", init_lora_weights=False)
+    adapter = save_adapter(tmp_path / "adapter", tmp_path / "base", config)
+    report = merge(adapter, tmp_path / "out")
+    assert report.error < 1e-4 < 0.01 < report.effect
+    plain = T5ForConditionalGeneration.from_pretrained(tmp_path / "out")
+    predictor = Predictor.load(adapter)
+    given = {"input_ids": torch.tensor([predictor.prompt_ids(SENTENCES[0])])}
+    (answer,) = predictor.generate([SENTENCES[0]], Sampling(max_new_tokens=6))
+    said = plain.generate(**given, max_new_tokens=6)[0, 1:].tolist()
+    assert said[: len(answer.ids)] == answer.ids
 
 
 # --- rounding ---------------------------------------------------------------------------------
