@@ -40,7 +40,7 @@ from graft.training.config import TrainConfig
 from graft.training.loop import fit
 from graft.training.report import Callback
 
-__all__ = ["MethodResult", "run_demo", "write_records"]
+__all__ = ["MethodResult", "exact_match", "run_demo", "write_records"]
 
 _TASK = TaskType.CAUSAL_LM
 _ROWS_PER_BATCH = 100  # when generating
@@ -54,7 +54,7 @@ class MethodResult:
     Attributes:
         method: Its name in run files.
         trainable_parameters: Parameters of its adapter.
-        quality_before: Share of the held-out rows that the base model alone gets right, 0 to 1.
+        quality_before: Exact match of the base model alone on the held-out rows, 0 to 1.
         quality_after: The same with the adapter.
         seconds: Time of the training, without measuring.
         peak_memory_gib: The most memory while training, see `graft.training.memory`.
@@ -95,9 +95,9 @@ def run_demo(
     base, tokenizer = _load()
     train, heldout = _prepare(tokenizer), heldout_rows()
     written = write_records(base, tokenizer, heldout)
-    before = _share_right(written, heldout)
+    before = exact_match(written, heldout)
     _note(callbacks, _about_task(heldout[0], written[0]))
-    _note(callbacks, f"\nbase model: {before:.1%} of {len(heldout)} held-out records right")
+    _note(callbacks, f"\nbase model: exact match {before:.1%} of {len(heldout)} held-out rows")
 
     results = []
     for method, chosen in settings.items():
@@ -113,7 +113,7 @@ def run_demo(
             task_type=_TASK,
             callbacks=callbacks,
         )
-        after = _share_right(write_records(model, tokenizer, heldout), heldout)
+        after = exact_match(write_records(model, tokenizer, heldout), heldout)
         result = MethodResult(
             method=method,
             trainable_parameters=model.get_nb_trainable_parameters()[0],
@@ -122,7 +122,7 @@ def run_demo(
             seconds=fitted.progress.seconds,
             peak_memory_gib=fitted.peak_memory_gib,
         )
-        _note(callbacks, f"{after:.1%} right after {result.seconds:.1f} s of training")
+        _note(callbacks, f"exact match {after:.1%} after {result.seconds:.1f} s of training")
         results.append(result)
         if output_dir is not None:
             model.save_pretrained(output_dir / method)
@@ -167,7 +167,9 @@ def write_records(
 
     Only the first line, to the advantage of the base model, which goes on with another note.
     """
-    longest = max(len(ids) for ids in tokenizer([row["completion"] for row in rows])["input_ids"])
+    completions = [row["completion"] for row in rows]
+    lengths = map(len, tokenizer(completions, add_special_tokens=False)["input_ids"])
+    longest = max(lengths) + 1  # with the token that ends it
     lines = []
     for start in range(0, len(rows), _ROWS_PER_BATCH):
         prompts = [
@@ -182,8 +184,8 @@ def write_records(
     return lines
 
 
-def _share_right(lines: Sequence[str], rows: Sequence[Mapping[str, str]]) -> float:
-    """Share of `lines` that are the completions of `rows`, letter for letter."""
+def exact_match(lines: Sequence[str], rows: Sequence[Mapping[str, str]]) -> float:
+    """Share of `lines` that are the completions of `rows`, letter for letter: 0 to 1."""
     pairs = zip(lines, rows, strict=True)
     return sum(line == row["completion"] for line, row in pairs) / len(rows)
 
@@ -193,7 +195,8 @@ def _prepare(tokenizer: PreTrainedTokenizerBase) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in train_rows()), encoding="utf-8")
-        return prepare_data(DataConfig(train=str(file)), tokenizer, _TASK, SEED).train
+        prepared: Any = prepare_data(DataConfig(train=str(file)), tokenizer, _TASK, SEED)
+        return prepared.train
 
 
 def _train_config(chosen: MethodSettings) -> TrainConfig:
