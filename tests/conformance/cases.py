@@ -5,8 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from graft.config import PeftConfig
-from graft.methods import METHODS, LayerAdapter, Lora, PrefixTuning, PTuning, VirtualTokens
+from graft.config import PeftConfig, TaskType
+from graft.methods import (
+    METHODS,
+    LayerAdapter,
+    Lora,
+    PrefixAdapter,
+    PrefixTuning,
+    PTuning,
+    VirtualTokens,
+)
 
 from .families import Family
 from .toy import Gain
@@ -37,6 +45,10 @@ class Case:
     def at_layers(self) -> bool:
         """Whether it acts at layers, and not by virtual tokens."""
         return issubclass(self.method, LayerAdapter)
+
+    def is_refused(self, family: Family, task: TaskType) -> bool:
+        """Whether the method cannot work there, which is an error when it is attached."""
+        return issubclass(self.method, PrefixAdapter) and task in family.no_cache
 
     def config(self, family: Family, **values: Any) -> PeftConfig:
         """The plainest config of this variant."""

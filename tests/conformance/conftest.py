@@ -17,15 +17,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.module.__name__.endswith("test_generation"):
         families = [family for family in FAMILIES if family.generates]
     if {"family", "case"} <= set(metafunc.fixturenames):
-        pairs = [(f, c) for f in families for c in CASES if not refuses(f, c)]
+        pairs = [(f, c) for f in families for c in CASES if not c.is_refused(f, f.task)]
         ids = [f"{family.name}-{case.name}" for family, case in pairs]
         metafunc.parametrize(("family", "case"), pairs, ids=ids, indirect=["case"])
     elif "family" in metafunc.fixturenames:
         metafunc.parametrize("family", families, ids=[family.name for family in families])
-
-
-def refuses(family: Family, case: Case) -> bool:
-    return case.method.config_class.peft_type in family.refused
 
 
 @pytest.fixture
@@ -39,7 +35,7 @@ def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cas
 @pytest.fixture
 def crowd(family: Family, monkeypatch: pytest.MonkeyPatch) -> tuple[PeftModel, list[str]]:
     """A model with an adapter of every case, and a name for each of shuffled rows."""
-    cases = [case for case in CASES if not refuses(family, case)]
+    cases = [case for case in CASES if not case.is_refused(family, family.task)]
     for case in cases:
         monkeypatch.setitem(METHODS, case.method.config_class.peft_type, case.method)
     names = [case.name for case in cases]

@@ -15,7 +15,7 @@ import torch
 import transformers
 from torch import nn
 
-from graft.config import PeftType, TaskType
+from graft.config import TaskType
 
 __all__ = ["FAMILIES", "PAD", "VOCAB", "Family"]
 
@@ -46,14 +46,14 @@ class Family:
         kind: "decoder", "encoder" or "encoder-decoder".
         settings: What its config needs beside, or instead of, what all share.
         needs_positions: Whether the base model itself is wrong on left-padded rows without them.
-        refused: Methods that cannot work on it, and are refused.
+        no_cache: Tasks whose class has no key-value cache, so that a prefix is refused.
     """
 
     config_class: str
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
     needs_positions: bool = False
-    refused: frozenset[PeftType] = frozenset()
+    no_cache: tuple[TaskType, ...] = ()
 
     @property
     def name(self) -> str:
@@ -120,5 +120,6 @@ FAMILIES = [
             "dropout_rate": 0.0,
             "decoder_start_token_id": PAD,
         },
+        no_cache=(TaskType.TOKEN_CLS,),
     ),
 ]

@@ -136,7 +136,7 @@ def gradients(model: Any) -> dict[str, Tensor]:
     for name, grad in grads.items():
         if "classifier" in name:
             name = name.replace(".modules_to_save.default", "")
-            name = name.replace("adapters.default.", "base_model.")
+            name = name.replace("adapters.default.tree.", "base_model.")
         else:
             name = re.sub(r".*(embedding|mlp_head|lstm_head|transform)\b", r"\1", name)
             name = re.sub(r".*prompt_embeddings", "embedding.weight", name)

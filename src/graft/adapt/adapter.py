@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from graft.adapt.layers import LayerView
 from graft.adapt.routed import trainable_copy
-from graft.adapt.structure import base_shape, head_paths, tied_head
+from graft.adapt.structure import base_shape, head_paths, require_cache, tied_head
 from graft.adapt.targets import find_targets
 from graft.config import PeftConfig
 from graft.errors import ConfigError, TargetError, did_you_mean
-from graft.methods import METHODS, LayerAdapter, VirtualTokens
+from graft.methods import METHODS, LayerAdapter, PrefixAdapter, VirtualTokens
 from graft.methods.base import matches_suffix
 from graft.methods.prompt_tuning import PromptLearningConfig
 from graft.methods.targeting import TargetedConfig
@@ -25,7 +25,7 @@ class Adapter(nn.Module):
     """One named set of trained parameters, of any method.
 
     Its tree mirrors the base model's, so that parameters are called
-    `<path of the layer>.lora_A` and the like.
+    `tree.<path of the layer>.lora_A` and the like.
 
     Attributes:
         config: The resolved config.
@@ -38,6 +38,7 @@ class Adapter(nn.Module):
     def __init__(self, config: PeftConfig) -> None:
         super().__init__()
         self.config = config
+        self.tree = nn.Module()
         self.views: dict[str, LayerView] = {}
         self.layers: dict[str, LayerAdapter] = {}
         self.saved: dict[str, nn.Module] = {}
@@ -50,12 +51,12 @@ class Adapter(nn.Module):
         """Put `adapter` at the place of its layer in the tree."""
         self.views[view.path] = view
         self.layers[view.path] = adapter
-        _put(self, view.path, adapter)
+        _put(self.tree, view.path, adapter)
 
     def save_module(self, path: str, module: nn.Module) -> None:
         """Keep `module`, trained whole, at its place in the tree."""
         self.saved[path] = module
-        _put(self, path, module)
+        _put(self.tree, path, module)
 
 
 def _put(root: nn.Module, path: str, module: nn.Module) -> None:
@@ -128,6 +129,8 @@ def _with_virtual_tokens(
         raise ConfigError(
             f"{type(config).__name__} needs task_type, such as 'CAUSAL_LM' for a language model."
         )
+    if issubclass(method, PrefixAdapter):
+        require_cache(model)
     shape = base_shape(model, getattr(config, "tokenizer_name_or_path", None))
     virtual = method(config, shape)
     resolved = config.changed(

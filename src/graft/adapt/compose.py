@@ -1,11 +1,7 @@
-"""Per-row virtual tokens and prefixes -> one batch, and outputs without them.
+"""Per-row virtual tokens and prefixes -> the arguments of the base model (see `composition`).
 
-A row of a causal model becomes `[prefix | pad | virtual tokens | text]`, padded on the left where
-rows have fewer virtual tokens than others; a row of an encoder `[virtual tokens | text | pad]`, as
-its positions count from the left. Virtual tokens go in as placeholder ids whose embeddings are
-overwritten, so that models which look at ids (for positions, for the last token of a row) see
-ids. Prefixes go in as a key-value cache. Everything a caller passes or gets back has the shapes
-of the text alone.
+Virtual tokens go in as placeholder ids whose embeddings are overwritten, so that models which look
+at ids (for positions, for the last token of a row) see ids. Prefixes go in as a key-value cache.
 """
 
 from __future__ import annotations
@@ -13,16 +9,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from graft.adapt.composition import Composition
 from graft.adapt.prefix import growing_cache, kept_under_checkpointing, reading_cache
 from graft.adapt.routing import RowGroup
 from graft.adapt.structure import (
+    cache_owner,
     input_embeddings,
     is_causal,
     is_encoder_decoder,
@@ -31,160 +28,46 @@ from graft.adapt.structure import (
 from graft.errors import ConfigError
 from graft.methods import PrefixAdapter, PromptAdapter
 
-__all__ = ["Composer", "Composition", "VirtualEmbedding"]
+__all__ = ["SPAN", "Composer"]
 
 IGNORE = -100  # label of a position without a loss
+SPAN = ("start_positions", "end_positions")  # labels of question answering
 
 
-class VirtualEmbedding:
-    """Overwrites the embeddings of virtual tokens, through a hook on the input embeddings.
+class Entry:
+    """Where virtual tokens enter the base model: hooks on its input embeddings and its layers.
 
     Attributes:
-        composition: The batch under way; None while no virtual tokens are in it.
+        prompts: The batch whose virtual tokens are written over the next embeddings, or None.
+        again: Whether later embeddings are written over too: each step starts from the ids again.
+        cache: The prefix that the layers get, past heads that would not pass it on, or None.
     """
 
-    def __init__(self, embedding: nn.Module, shared_with_decoder: bool) -> None:
-        self.composition: Composition | None = None
-        self._once = shared_with_decoder
-        self._handle = embedding.register_forward_hook(self._after)
+    def __init__(self, base: Any) -> None:
+        self.prompts: Composition | None = None
+        self.again = False
+        self.cache: Any = None
+        self._handles = [
+            input_embeddings(base).register_forward_hook(self._after_embeddings),
+            cache_owner(base).register_forward_pre_hook(self._before_layers, with_kwargs=True),
+        ]
 
     def detach(self) -> None:
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        batch = self.composition
-        # Decoding step by step: the virtual tokens are in the cache, only new ids come in.
-        if batch is None or out.shape[1] < batch.length:
+    def _after_embeddings(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        batch = self.prompts
+        if batch is None:
             return out
-        if self._once:  # the encoder comes first; the decoder's ids are not ours
-            self.composition = None
+        if not self.again:  # what comes next is the decoder's, or goes on from a cache
+            self.prompts = None
         return batch.write(out)
 
-
-@dataclass
-class Composition:
-    """One batch with its virtual tokens.
-
-    Attributes:
-        groups: The row groups.
-        prompts: Per group its virtual tokens [n, D], or None.
-        prefixes: Per group its prefix [L, 2, H, n, K], or None.
-        text: T, length of the rows as the caller gave them.
-        left: Whether pads stand left of the virtual tokens (causal) or right of the text.
-    """
-
-    groups: Sequence[RowGroup]
-    prompts: list[Tensor | None]
-    prefixes: list[Tensor | None]
-    text: int
-    left: bool
-    prompt_length: int = field(init=False)  # P, columns for virtual tokens in every row
-    prefix_length: int = field(init=False)  # N, columns for prefixes in every row
-
-    def __post_init__(self) -> None:
-        self.prompt_length = max((len(p) for p in self.prompts if p is not None), default=0)
-        self.prefix_length = max((p.shape[3] for p in self.prefixes if p is not None), default=0)
-
-    @property
-    def length(self) -> int:
-        """Columns of the batch as the model sees it, prefixes aside."""
-        return self.prompt_length + self.text
-
-    def _shape(self, index: int) -> tuple[int, int]:
-        """Virtual tokens of a group, and the column where they start."""
-        prompt = self.prompts[index]
-        count = 0 if prompt is None else len(prompt)
-        return count, self.prompt_length - count if self.left else 0
-
-    def extend(self, given: Tensor, virtual: Tensor | int, pad: int) -> Tensor:
-        """[B, T] -> [B, P + T] with `virtual` ([B] or a number) and `pad` in the new columns."""
-        rows = []
-        for index, group in enumerate(self.groups):
-            count, _ = self._shape(index)
-            text = given[group.rows]
-            if isinstance(virtual, Tensor):
-                fill = virtual[group.rows, None].expand(-1, count)
-            else:
-                fill = text.new_full((len(text), count), virtual)
-            rest = text.new_full((len(text), self.prompt_length - count), pad)
-            parts = [rest, fill, text] if self.left else [fill, text, rest]
-            rows.append(torch.cat(parts, dim=1))
-        return torch.cat(rows)
-
-    def prefix_mask(self, mask: Tensor) -> Tensor:
-        """`mask` [B, T] -> [B, N + T]; a group's prefix fills its columns from the right."""
-        total = self.prefix_length
-        rows = []
-        for group, prefix in zip(self.groups, self.prefixes, strict=True):
-            count = 0 if prefix is None else prefix.shape[3]
-            own = mask.new_zeros(total)
-            own[total - count :] = 1
-            rows.append(own.expand(group.size, total))
-        return torch.cat([torch.cat(rows), mask], dim=1)
-
-    def key_values(self, dtype: torch.dtype) -> Tensor:
-        """All prefixes as one [L, 2, B, H, N, K]; rows with less are filled with zeros."""
-        like = next(p for p in self.prefixes if p is not None)
-        rows = []
-        for group, prefix in zip(self.groups, self.prefixes, strict=True):
-            own = like.new_zeros(*like.shape[:3], 0, like.shape[4]) if prefix is None else prefix
-            padded = F.pad(own, (0, 0, self.prefix_length - own.shape[3], 0)).to(dtype)
-            rows.append(padded[:, :, None].expand(-1, -1, group.size, -1, -1, -1))
-        return torch.cat(rows, dim=2)
-
-    def write(self, embeddings: Tensor) -> Tensor:
-        """`embeddings` [B * f, P + T, D] with the virtual tokens in their columns."""
-        out = embeddings.clone()
-        factor = len(out) // self.groups[-1].rows.stop
-        for index, group in enumerate(self.groups):
-            prompt = self.prompts[index]
-            if prompt is not None:
-                count, start = self._shape(index)
-                rows = slice(group.rows.start * factor, group.rows.stop * factor)
-                out[rows, start : start + count] = prompt.to(out.dtype)
-        return out
-
-    def strip(self, value: Tensor, dim: int = 1) -> Tensor:
-        """`value` without the columns of virtual tokens along `dim`."""
-        if self.left or not self.prompt_length:
-            return value.narrow(dim, self.prompt_length, self.text)
-        pieces = value.split([group.size for group in self.groups])
-        starts = (self._shape(index)[0] for index in range(len(self.groups)))
-        return torch.cat([p.narrow(dim, s, self.text) for p, s in zip(pieces, starts, strict=True)])
-
-    def with_room(self, embeddings: Tensor) -> Tensor:
-        """[B, T, D] -> [B, P + T, D] with zeros where virtual tokens and pads go."""
-        rows = []
-        for index, group in enumerate(self.groups):
-            count, start = self._shape(index)
-            before = start + count
-            rows.append(F.pad(embeddings[group.rows], (0, 0, before, self.prompt_length - before)))
-        return torch.cat(rows)
-
-    def with_text(self, composed: Tensor, text: Tensor) -> Tensor:
-        """`composed` [B, T or P + T] with the columns of the text replaced by `text` [B, T]."""
-        if composed.shape[1] == self.text:
-            return text
-        columns = self.text_starts(text.device)[:, None] + torch.arange(
-            self.text, device=text.device
-        )
-        return composed.scatter(1, columns, text.expand(len(composed), -1))
-
-    def text_starts(self, device: torch.device) -> Tensor:
-        """The column [B] where each row's text starts."""
-        return self._per_row([sum(self._shape(i)) for i in range(len(self.groups))], device)
-
-    def prompt_counts(self, device: torch.device) -> Tensor:
-        """Virtual tokens [B] of each row."""
-        return self._per_row([self._shape(i)[0] for i in range(len(self.groups))], device)
-
-    def prefix_counts(self, device: torch.device) -> Tensor:
-        """Prefix length [B] of each row."""
-        return self._per_row([0 if p is None else p.shape[3] for p in self.prefixes], device)
-
-    def _per_row(self, numbers: list[int], device: torch.device) -> Tensor:
-        sizes = torch.tensor([group.size for group in self.groups], device=device)
-        return torch.tensor(numbers, device=device).repeat_interleave(sizes)
+    def _before_layers(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        return None if self.cache is None else (args, {**kwargs, "cache": self.cache})
 
 
 class Composer:
@@ -198,7 +81,7 @@ class Composer:
         self.base: Any = base
         self.encoder_decoder = is_encoder_decoder(base)
         self.causal = is_causal(base)
-        self.embedding = VirtualEmbedding(input_embeddings(base), self.encoder_decoder)
+        self.entry = Entry(base)
         takes = inspect.signature(base.forward).parameters
         self._takes_positions = "position_ids" in takes and not self.encoder_decoder
 
@@ -220,35 +103,55 @@ class Composer:
         return Composition(groups, tokens, caches, text, left=self.causal)
 
     @contextmanager
-    def writing(self, batch: Composition, given: Mapping[str, Any]) -> Iterator[None]:
-        """Write the virtual tokens of `batch` over their placeholders inside the block."""
-        from_ids = given.get("input_ids") is not None and not _continues(given)
-        if batch.prompt_length and from_ids:
-            self.embedding.composition = batch
+    def entering(
+        self, batch: Composition, given: Mapping[str, Any], again: bool = False
+    ) -> Iterator[None]:
+        """Let virtual tokens and prefixes of `batch` into the base model inside the block.
+
+        Args:
+            batch: What `forward_inputs` or `generation_inputs` has made room for.
+            given: The caller's arguments.
+            again: Whether every step of a generation starts from the ids, without a cache.
+        """
+        if (
+            batch.prompt_length
+            and given.get("input_ids") is not None
+            and not self._continues(given)
+        ):
+            self.entry.prompts, self.entry.again = batch, again
+        self.entry.cache = batch.cache
         kept = kept_under_checkpointing(self.base) if batch.prefix_length else nullcontext()
         try:
             with kept:
                 yield
         finally:
-            self.embedding.composition = None
+            self.entry.prompts = self.entry.cache = None
 
     def forward_inputs(self, batch: Composition, given: dict[str, Any]) -> dict[str, Any]:
         """The base model's arguments for one forward over `batch`, from the caller's."""
         out = dict(given)
-        continues = _continues(given)
+        continues = self._continues(given)
         mask = self._virtual_tokens(batch, out, continues)
         if batch.prefix_length:
             mask = self._prefix_mask(batch, out, mask)
-            if not continues:
+            if _past(given) == 0:
+                empty = out.pop("cache", out.pop("past_key_values", None))
                 kv = batch.key_values(self.base.dtype)
                 if self._keeps_cache(out):
-                    out["cache"] = growing_cache(kv, self.encoder_decoder, _cache(given))
+                    batch.cache = growing_cache(kv, self.encoder_decoder, empty)
                 else:
-                    out["cache"] = reading_cache(kv, self.encoder_decoder)
+                    batch.cache = reading_cache(kv, self.encoder_decoder)
         out["attention_mask"] = mask
         if not self.encoder_decoder:
             self._positions(batch, out, mask, batch.text if continues else batch.length)
         return out
+
+    def _continues(self, given: Mapping[str, Any]) -> bool:
+        """Whether the virtual tokens are in the caller's cache already, from a forward before.
+
+        In an encoder-decoder they never are: the cache is the decoder's.
+        """
+        return _past(given) > 0 and not self.encoder_decoder
 
     def _keeps_cache(self, given: Mapping[str, Any]) -> bool:
         """Whether the caller gets a cache to go on with; in training only where it asks for one."""
@@ -297,7 +200,9 @@ class Composer:
         assert shown is not None
         mask = out.get("attention_mask")
         if mask is None:
-            mask = torch.ones(shown.shape[:2], dtype=torch.long, device=shown.device)
+            past = _past(out) - batch.prefix_length - batch.prompt_length if continues else 0
+            size = (shown.shape[0], past + shown.shape[1])
+            mask = torch.ones(size, dtype=torch.long, device=shown.device)
         if mask.ndim != 2:
             raise ConfigError(f"attention_mask must be [rows, tokens], not {tuple(mask.shape)}.")
         if not batch.prompt_length:
@@ -317,9 +222,11 @@ class Composer:
         labels = out.get("labels")
         if labels is not None and labels.shape == mask.shape and not self.encoder_decoder:
             out["labels"] = batch.extend(labels, IGNORE, IGNORE)
-        for name in ("start_positions", "end_positions"):
-            if out.get(name) is not None:
-                out[name] = out[name] + batch.text_starts(out[name].device)
+        for name in SPAN:  # its loss is a choice among the positions of the text alone
+            out.pop(name, None)
+        kept = out.get("logits_to_keep")
+        if isinstance(kept, Tensor):
+            out["logits_to_keep"] = kept + batch.prompt_length
         return extended
 
     def _prefix_mask(self, batch: Composition, out: dict[str, Any], mask: Tensor) -> Tensor:
@@ -327,12 +234,21 @@ class Composer:
             return batch.prefix_mask(mask)
         name = "decoder_attention_mask"  # the prefix is the decoder's
         if out.get(name) is None:
-            target = out.get("decoder_input_ids")
-            target = out.get("labels") if target is None else target
-            assert target is not None
-            out[name] = torch.ones_like(target)
+            target = self.decoder_ids(out)
+            target = out["input_ids"] if target is None else target
+            past = max(_past(out) - batch.prefix_length, 0)
+            out[name] = F.pad(torch.ones_like(target), (past, 0), value=1)
         out[name] = batch.prefix_mask(out[name])
         return mask
+
+    def decoder_ids(self, given: Mapping[str, Any]) -> Tensor | None:
+        """What the decoder of an encoder-decoder reads; None where that is the encoder's ids."""
+        labels = given.get("labels")
+        read = given.get("decoder_input_ids")
+        if read is None:
+            read = given.get("decoder_inputs_embeds")
+            read = None if read is None else read[..., 0]
+        return labels if read is None and labels is not None and labels.ndim > 1 else read
 
     def _positions(self, batch: Composition, out: dict[str, Any], mask: Tensor, width: int) -> None:
         prefixes = batch.prefix_counts(mask.device)
@@ -352,15 +268,10 @@ class Composer:
         out["position_ids"] = positions
 
 
-def _continues(given: Mapping[str, Any]) -> bool:
-    """Whether the rows have begun in a forward before: their virtual tokens are in the cache."""
-    cache = _cache(given)
-    return cache is not None and cache.get_seq_length() > 0
-
-
-def _cache(given: Mapping[str, Any]) -> Any:
-    """The caller's cache, by transformers' newer or older name."""
-    return given.get("cache", given.get("past_key_values"))
+def _past(given: Mapping[str, Any]) -> int:
+    """Tokens in the caller's cache, which has a newer and an older name in transformers."""
+    cache = given.get("cache", given.get("past_key_values"))
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _padded_front(value: Tensor, count: int) -> Tensor:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from graft.adapt.compose import Composer, Composition
+from graft.adapt.compose import Composer
+from graft.adapt.composition import Composition
 from graft.adapt.routing import in_group_order
 from graft.errors import ConfigError
 
@@ -80,8 +81,9 @@ def _with_virtual_tokens(
                 setattr(config, name, getattr(config, name) + front)
         inputs["generation_config"] = config
     copies = max(setting.get("num_beams") or 1, setting.get("num_return_sequences") or 1)
-    with composer.writing(batch, inputs):
-        out = base.generate(**composer.generation_inputs(batch, inputs, copies))
+    arguments = composer.generation_inputs(batch, inputs, copies)
+    with composer.entering(batch, inputs, again=setting.get("use_cache") is False):
+        out = base.generate(**arguments)
     if inputs.get("input_ids") is None and not composer.encoder_decoder:
         return out  # from embeddings: transformers gives the new tokens alone
     if isinstance(out, torch.Tensor):

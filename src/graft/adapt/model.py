@@ -14,7 +14,7 @@ from torch import nn
 
 from graft.adapt import checkpoint, generation, merge
 from graft.adapt.attached import AttachedAdapters
-from graft.adapt.outputs import in_row_order, without_virtual_tokens
+from graft.adapt.outputs import in_row_order, span_loss, without_virtual_tokens
 from graft.adapt.routing import RowGroup, group_rows, in_group_order
 from graft.config import PeftConfig, TaskType
 from graft.errors import ConfigError, MergeError
@@ -125,7 +125,7 @@ class PeftModel(AttachedAdapters):
         if sort:
             inputs = {name: in_group_order(value, order, rows) for name, value in inputs.items()}
         outputs = self._run(groups, inputs)
-        return in_row_order(outputs, order) if sort else outputs
+        return in_row_order(outputs, order, inputs) if sort else outputs
 
     def _run(self, groups: Sequence[RowGroup], inputs: dict[str, Any]) -> Any:
         with self.router.use(groups):
@@ -138,13 +138,13 @@ class PeftModel(AttachedAdapters):
             if shown is None:
                 raise ConfigError("Virtual tokens need input_ids or inputs_embeds.")
             batch = self.compose(groups, shown.shape[1])
-            with composer.writing(batch, inputs):
-                wanted = inputs.pop("return_dict", None)
-                outputs = self.base_model(
-                    **composer.forward_inputs(batch, inputs), return_dict=True
-                )
-            outputs = without_virtual_tokens(outputs, batch, composer.encoder_decoder)
-            return outputs.to_tuple() if wanted is False else outputs
+            arguments = {**composer.forward_inputs(batch, inputs), "return_dict": True}
+            with composer.entering(batch, inputs):
+                outputs = self.base_model(**arguments)
+        same_ids = composer.decoder_ids(inputs) is None
+        outputs = without_virtual_tokens(outputs, batch, composer.encoder_decoder, same_ids)
+        outputs = span_loss(outputs, inputs)
+        return outputs.to_tuple() if inputs.get("return_dict") is False else outputs
 
     def generate(
         self, *args: Any, adapter_names: Sequence[str | Sequence[str]] | None = None, **kwargs: Any
@@ -198,7 +198,7 @@ class PeftModel(AttachedAdapters):
         for name in list(self.adapters):
             self.delete_adapter(name)
         if self._composer is not None:
-            self._composer.embedding.detach()
+            self._composer.entry.detach()
             self._composer = None
         return self.base_model
 

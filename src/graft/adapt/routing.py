@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Cache
 
 from graft.errors import ConfigError, did_you_mean
 
@@ -96,11 +97,18 @@ def _names_of_row(entry: str | Sequence[str], known: Sequence[str]) -> tuple[str
 
 
 def in_group_order(value: Any, order: Sequence[int], rows: int) -> Any:
-    """`value` with its rows in `order`, if it is a tensor (or nest of tensors) with `rows` rows."""
+    """`value` with its rows in `order`: tensors with `rows` rows, caches, and nests of them.
+
+    A cache is changed in place, as it is wherever it is used.
+    """
     if isinstance(value, Tensor):
         if value.ndim and value.shape[0] == rows:
             return value[torch.tensor(order, device=value.device)]
         return value
-    if isinstance(value, tuple | list):
+    if isinstance(value, Cache):
+        value.reorder_cache(torch.LongTensor(order))
+    elif isinstance(value, Mapping):
+        return type(value)(**{k: in_group_order(v, order, rows) for k, v in value.items()})
+    elif isinstance(value, tuple | list):
         return type(value)(in_group_order(item, order, rows) for item in value)
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from graft.adapt.layers import LayerView, view_of
 from graft.adapt.parameters import ParameterView
@@ -44,7 +45,21 @@ def text_config(model: nn.Module) -> Any:
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
-    return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    """Whether `model` has both; T5's token classifier, for one, is an encoder alone."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return False
+    return "decoder_input_ids" in inspect.signature(model.forward).parameters
+
+
+def backbone(model: nn.Module) -> nn.Module:
+    """The model without its head; itself where it has none."""
+    own = getattr(model, "base_model", model)
+    return own if isinstance(own, nn.Module) else model
+
+
+def cache_owner(model: Any) -> nn.Module:
+    """The module whose layers use the key-value cache: the decoder, or all below the head."""
+    return model.get_decoder() if is_encoder_decoder(model) else backbone(model)
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -74,11 +89,14 @@ def head_paths(model: nn.Module, task_type: TaskType | None) -> list[str]:
     new_head = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS, TaskType.QUESTION_ANS)
     if task_type not in new_head:
         return []
-    backbone = getattr(model, "base_model_prefix", "")
+    inside = {getattr(model, "base_model_prefix", "")}  # and the parts of a backbone without a name
+    for name, child in model.named_children():
+        if isinstance(child, PreTrainedModel) or child is input_embeddings(model):
+            inside.add(name)
     return [
         name
         for name, child in model.named_children()
-        if name != backbone and next(child.parameters(), None) is not None
+        if name not in inside and next(child.parameters(), None) is not None
     ]
 
 
@@ -187,6 +205,18 @@ def base_shape(model: nn.Module, tokenizer_name: str | None) -> BaseShape:
     )
 
 
+def require_cache(model: nn.Module) -> None:
+    """Raise a ConfigError unless every layer of `model` takes keys and values from a cache."""
+    kinds = set(getattr(text_config(model), "layer_types", None) or ())
+    strange = {k for k in kinds if not re.fullmatch(r"(full|sliding|chunked)_attention", k)}
+    if strange or "cache" not in inspect.signature(cache_owner(model).forward).parameters:
+        why = f"layers of {', '.join(sorted(strange))}" if strange else "no key-value cache"
+        raise ConfigError(
+            f"{type(model).__name__} has {why}, so a prefix has no place in its attention. "
+            "Virtual tokens as input embeddings work on it: Prompt-Tuning, P-Tuning."
+        )
+
+
 def _embed(embedding: nn.Module, ids: Tensor) -> Tensor:
     with torch.no_grad():
         return embedding(ids)
@@ -205,17 +235,21 @@ def _tokenizer(name: str | None) -> Callable[[str], list[int]]:
 
 def _key_values(model: nn.Module, ids: Tensor) -> Tensor:
     """The model's own cache of `ids` [N] -> [L, 2, H, N, K]."""
+    own: Any = DynamicCache()
+    cache = own
+    inputs: dict[str, Any] = {"input_ids": ids[None]}
+    if is_encoder_decoder(model):
+        cache = EncoderDecoderCache(own, DynamicCache())
+        inputs["decoder_input_ids"] = ids[None]
+    handle = cache_owner(model).register_forward_pre_hook(
+        lambda module, args, kwargs: (args, {**kwargs, "cache": cache}), with_kwargs=True
+    )
     was_training = model.training
     model.eval()
-    cache: Any = DynamicCache()
-    inputs: dict[str, Any] = {"input_ids": ids[None], "use_cache": True}
-    if is_encoder_decoder(model):
-        cache = EncoderDecoderCache(cache, DynamicCache())
-        inputs["decoder_input_ids"] = ids[None]
     try:
         with torch.no_grad():
-            model(**inputs, cache=cache)
+            backbone(model)(**inputs)
     finally:
+        handle.remove()
         model.train(was_training)
-    layers = (cache.self_attention_cache if is_encoder_decoder(model) else cache).layers
-    return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers])
+    return torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in own.layers])
