@@ -29,6 +29,7 @@ __all__ = [
     "tied_head",
 ]
 
+_HEADS = ("classifier", "score", "qa_outputs")  # PEFT's names, for models of no known kind
 # The last name in the path of an attention projection, in any model that follows the customs.
 _ATTENTION = {
     "qkv": r"c_attn|query_key_value|qkv(_proj)?|w_?qkv|w_pack|in_proj|att_proj",
@@ -89,9 +90,11 @@ def head_paths(model: nn.Module, task_type: TaskType | None) -> list[str]:
     new_head = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS, TaskType.QUESTION_ANS)
     if task_type not in new_head:
         return []
+    if not isinstance(model, PreTrainedModel):  # nothing says which part is the backbone
+        return [name for name, _ in model.named_children() if name in _HEADS]
     inside = {getattr(model, "base_model_prefix", "")}  # and the parts of a backbone without a name
     for name, child in model.named_children():
-        if isinstance(child, PreTrainedModel) or child is input_embeddings(model):
+        if isinstance(child, PreTrainedModel) or child is model.get_input_embeddings():
             inside.add(name)
     return [
         name
