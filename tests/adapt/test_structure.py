@@ -132,6 +132,12 @@ def test_a_head_with_a_hidden_layer_is_trained_with_it():
     assert head_paths(model, TaskType.SEQ_CLS) == ["classifier"]
 
 
+def test_a_module_of_ones_own_has_heads_by_name():
+    model = nn.ModuleDict({"body": nn.Linear(2, 3), "classifier": nn.Linear(3, 2)})
+    assert head_paths(model, TaskType.SEQ_CLS) == ["classifier"]
+    assert head_paths(model, None) == []
+
+
 def test_a_head_that_shares_its_weight_with_the_embedding():
     assert tied_head(MODELS["Bloom"].model()).path == "lm_head"
     assert tied_head(MODELS["Llama"].model()) is None
