@@ -280,12 +280,13 @@ class PeftModel(AttachedAdapters):
         Returns:
             [B, N, D] for a prompt; for a prefix [L, 2, B, H, N, K].
         """
-        virtual = self.adapter(adapter_name or self._one_active()).virtual_tokens
+        name = adapter_name or self._one_active()
+        virtual = self.adapter(name).virtual_tokens
         if isinstance(virtual, PromptAdapter):
             return virtual.embeddings().expand(batch_size, -1, -1)
         if isinstance(virtual, PrefixAdapter):
             return virtual.key_values()[:, :, None].expand(-1, -1, batch_size, -1, -1, -1)
-        raise ConfigError(f"{self.active_adapter!r} has no virtual tokens.")
+        raise ConfigError(f"{name!r} has no virtual tokens.")
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Save all adapters and upload them to `repo_id` on the Hugging Face hub.
