@@ -99,7 +99,7 @@ class BitFit(LayerAdapter):
     """The bias of one layer, whole: `shift = bias - the base's own bias`; or a new one."""
 
     config_class = BitFitConfig
-    learning_rate = 1e-3
+    learning_rate = 3e-3
     kinds = frozenset({"linear", "conv1d", "conv", "norm"})
 
     def __init__(self, config: BitFitConfig, layer: Layer) -> None:

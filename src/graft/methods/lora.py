@@ -190,7 +190,7 @@ class Lora(LayerAdapter):
     """A low-rank update `scaling * B A` beside a frozen weight."""
 
     config_class = LoraConfig
-    learning_rate = 2e-4
+    learning_rate = 5e-4
     kinds = frozenset(
         {"linear", "conv1d", "embedding", "conv", "attention", "experts", "parameter"}
     )

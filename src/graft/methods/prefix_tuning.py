@@ -89,7 +89,7 @@ class PrefixTuning(PrefixAdapter):
     """Keys and values for every layer, from a table or a `PrefixEncoder`."""
 
     config_class = PrefixTuningConfig
-    learning_rate = 5e-3
+    learning_rate = 1e-2
 
     def __init__(self, config: PrefixTuningConfig, base: BaseShape) -> None:
         super().__init__(config, base)
