@@ -243,3 +243,24 @@ def test_what_no_skeleton_can_be_made_of(llama, tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "never heard of"}')
     with pytest.raises(CheckpointError, match="cannot be read"):
         load_config(str(tmp_path))
+
+
+def test_a_head_for_other_labels_is_made_anew(llama, tmp_path):
+    load_model(str(llama), TaskType.SEQ_CLS, label_names=["a", "b"]).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path, eos_token="</s>")
+    old = load_model(str(tmp_path), TaskType.SEQ_CLS, label_names=["a", "b"])
+    again = load_model(str(tmp_path), TaskType.SEQ_CLS, label_names=["a", "b"])
+    assert torch.equal(again.score.weight, old.score.weight)  # the same labels: the head is kept
+    new = load_model(str(tmp_path), TaskType.SEQ_CLS, label_names=["x", "y", "z"])
+    assert new.score.weight.shape[0] == 3
+    assert torch.equal(new.model.embed_tokens.weight, old.model.embed_tokens.weight)
+
+
+def test_a_body_of_another_size_is_broken(llama, tmp_path):
+    shutil.copytree(llama, tmp_path, dirs_exist_ok=True)
+    config = (tmp_path / "config.json").read_text()
+    (tmp_path / "config.json").write_text(
+        config.replace('"intermediate_size": 8', '"intermediate_size": 16')
+    )
+    with pytest.raises(CheckpointError, match=r"shape \(8, 8\)|shape \(16, 8\)|size mismatch"):
+        load_model(str(tmp_path), TaskType.SEQ_CLS, label_names=["a", "b"])

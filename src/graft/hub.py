@@ -142,6 +142,7 @@ def load_model(
     if label_names is not None:
         options["id2label"] = dict(enumerate(label_names))
         options["label2id"] = {name: index for index, name in enumerate(label_names)}
+        options["ignore_mismatched_sizes"] = True  # a head for other labels is made anew
     where = resolve(source, revision)
     try:
         model, info = _AUTO_CLASSES[task_type].from_pretrained(
@@ -149,7 +150,9 @@ def load_model(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise _unreadable(source, f"a base model for {task_type}", error) from None
-    _check_missing(source, model, sorted(info["missing_keys"]), task_type)
+    misfits = {entry[0]: entry[1:] for entry in info["mismatched_keys"]}
+    _check_misfits(source, model, misfits)
+    _check_missing(source, model, sorted(info["missing_keys"] - misfits.keys()), task_type)
     if task_type is TaskType.SEQ_CLS and model.config.get_text_config().pad_token_id is None:
         # A decoder classifies by the last token that is no padding; the collator pads the same.
         tokenizer = load_tokenizer(source, revision)
@@ -350,6 +353,17 @@ def _modelscope_snapshot(name: str, revision: str | None) -> str:
         return str(download(name, revision=revision))
     except Exception as error:  # the package promises no classes of errors
         raise ConfigError(f"ModelScope does not give {name}: {_first_line(error)}") from None
+
+
+def _check_misfits(source: str, model: PreTrainedModel, misfits: dict[str, Any]) -> None:
+    """A head may be of another size, as it is trained anew; nothing else may."""
+    for name, shapes in misfits.items():
+        if name.startswith(f"{model.base_model_prefix}."):
+            there, wanted = (tuple(shape) for shape in shapes)
+            raise CheckpointError(
+                f"{source} has {name} of shape {there}, its config says {wanted}; the folder is "
+                "broken, or mixes files of two models."
+            )
 
 
 def _check_missing(

@@ -248,6 +248,8 @@ class PeftModel(AttachedAdapters):
             CheckpointError: If any tensor has no home, any parameter no tensor, or a shape differs.
         """
         checkpoint.load(self, model_id, adapter_name, is_trainable, hub)
+        if not is_trainable:
+            self.eval()  # as PEFT does: no dropout where nothing learns
         if not self._active:
             self.set_adapter(adapter_name)
 
