@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graft.adapt.functional import (
         get_peft_model_state_dict,
+        inject_adapter_in_model,
         prepare_model_for_kbit_training,
         set_peft_model_state_dict,
     )
     from graft.adapt.model import PeftModel, get_peft_model
+    from graft.adapt.status import get_layer_status, get_model_status
     from graft.auto import (
         AutoPeftModel,
         AutoPeftModelForCausalLM,
@@ -44,10 +46,12 @@ if TYPE_CHECKING:
 _HOMES = {
     "graft.adapt.functional": (
         "get_peft_model_state_dict",
+        "inject_adapter_in_model",
         "prepare_model_for_kbit_training",
         "set_peft_model_state_dict",
     ),
     "graft.adapt.model": ("PeftModel", "get_peft_model"),
+    "graft.adapt.status": ("get_layer_status", "get_model_status"),
     "graft.auto": (
         "AutoPeftModel",
         "AutoPeftModelForCausalLM",
@@ -112,8 +116,11 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "PromptTuningConfig",
     "PromptTuningInit",
     "TaskType",
+    "get_layer_status",
+    "get_model_status",
     "get_peft_model",
     "get_peft_model_state_dict",
+    "inject_adapter_in_model",
     "inspect",
     "prepare_model_for_kbit_training",
     "set_peft_model_state_dict",

@@ -217,7 +217,7 @@ class PeftConfig:
         return other
 
     def located(self, keys: Iterable[str]) -> Self:
-        """The config with what the `keys` of its checkpoint tell, where the file itself does not."""
+        """The config with what the `keys` of its checkpoint tell, where its file does not."""
         return self
 
     def require(self, name: str, kind: type, low: float | None = None) -> None:
@@ -232,7 +232,8 @@ class PeftConfig:
             bound = "" if low is None else f" of at least {low}"
             article = "an" if kind is int else "a"
             raise ConfigError(
-                f"{type(self).__name__}: {name} must be {article} {kind.__name__}{bound}, not {value!r}."
+                f"{type(self).__name__}: {name} must be {article} {kind.__name__}{bound}, "
+                f"not {value!r}."
             )
 
     @classmethod

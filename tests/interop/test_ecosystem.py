@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 from accelerate import Accelerator
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -213,3 +214,32 @@ def test_any_module():
         model.unload()
     with pytest.raises(graft.GraftError, match="need a transformers model"):
         graft.get_peft_model(net, config("prompt_tuning"))
+
+
+def test_injected_adapters_act_without_a_wrapper():
+    model = family("Llama")
+    ids = torch.randint(3, VOCAB, (2, 6))
+    plain = model(input_ids=ids).logits
+    settings = graft.LoraConfig(init_lora_weights=False)
+    expected = graft.get_peft_model(family("Llama"), settings)
+    injected = graft.inject_adapter_in_model(settings, model)
+    assert injected is model
+    model.graft_adapters.load_state_dict(expected.adapters.state_dict())
+    logits = model(input_ids=ids).logits
+    torch.testing.assert_close(logits, expected(input_ids=ids).logits)
+    assert not torch.equal(logits, plain)
+    logits.sum().backward()
+    assert {n.split(".")[0] for n, p in model.named_parameters() if p.grad is not None} == {
+        "graft_adapters"
+    }
+    with pytest.raises(graft.GraftError, match="use get_peft_model"):
+        graft.inject_adapter_in_model(config("prompt_tuning"), family("Llama"))
+
+
+@pytest.mark.parametrize(("method", "tag"), [("lora", "lora"), ("ia3", "ia3")])
+def test_a_model_card_says_whose_format_it_is(method, tag, tmp_path):
+    model = graft.get_peft_model(family("Llama"), config(method))
+    model.create_or_update_model_card(tmp_path / "new")
+    card = ModelCard.load(tmp_path / "new" / "README.md")
+    assert card.data.library_name == "peft"
+    assert tag in card.data.tags

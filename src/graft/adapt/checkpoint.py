@@ -54,7 +54,7 @@ def save(adapter: Adapter, folder: Path) -> None:
     else:
         (folder / STATE_NAME).unlink(missing_ok=True)
     if not (folder / "README.md").exists():
-        write_text(folder / "README.md", _model_card(adapter.config))
+        write_text(folder / "README.md", model_card(adapter.config))
     write_text(folder / CONFIG_NAME, adapter.config.changed(inference_mode=True).to_json())
 
 
@@ -64,7 +64,8 @@ def _bytes(tensors: Mapping[str, Tensor]) -> bytes:
     return to_bytes(plain, metadata={"format": "pt"})
 
 
-def _model_card(config: PeftConfig) -> str:
+def model_card(config: PeftConfig) -> str:
+    """The text of an adapter's README.md, by which hubs recognise it as PEFT's."""
     base = config.base_model_name_or_path
     known = f"base_model: {base}\n" if base and not Path(base).is_absolute() else ""
     tag = "lora" if config.to_dict()["peft_type"] == "LORA" else config.peft_type.lower()

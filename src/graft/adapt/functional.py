@@ -11,9 +11,13 @@ from torch import Tensor, nn
 from graft.adapt.adapter import adapter_tensors, tensors_beside
 from graft.adapt.checkpoint import of_adapter, set_tensors
 from graft.adapt.model import PeftModel
+from graft.adapt.routing import RowGroup
+from graft.config import PeftConfig
+from graft.errors import ConfigError
 
 __all__ = [
     "get_peft_model_state_dict",
+    "inject_adapter_in_model",
     "prepare_model_for_kbit_training",
     "set_peft_model_state_dict",
 ]
@@ -65,6 +69,28 @@ def set_peft_model_state_dict(
     keeps = virtual is None or (given is not None and virtual.makes(given))
     beside = tensors_beside(adapter) if keeps else None
     set_tensors(adapter, tensors, beside, "The state dict")
+
+
+def inject_adapter_in_model(
+    peft_config: PeftConfig, model: nn.Module, adapter_name: str = "default"
+) -> nn.Module:
+    """Attach an adapter that acts at layers to `model`, and return `model` itself.
+
+    For code that wants no wrapper: the adapter acts in every forward, and its parameters are the
+    model's own, under `graft_adapters`.
+
+    Raises:
+        ConfigError: For methods with virtual tokens, which need `get_peft_model`.
+    """
+    if peft_config.is_prompt_learning:
+        raise ConfigError(
+            f"{peft_config.peft_type} puts virtual tokens in front of the input, which needs a "
+            "wrapper: use get_peft_model."
+        )
+    attached = PeftModel(model, peft_config, adapter_name)
+    attached.router.groups = (RowGroup(slice(0, 1), (adapter_name,)),)
+    model.add_module("graft_adapters", attached.adapters)
+    return model
 
 
 def prepare_model_for_kbit_training(

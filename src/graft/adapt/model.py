@@ -16,6 +16,7 @@ from graft.adapt import checkpoint, generation, merge
 from graft.adapt.attached import AttachedAdapters
 from graft.adapt.outputs import in_row_order, span_loss, without_virtual_tokens
 from graft.adapt.routing import RowGroup, group_rows, in_group_order
+from graft.atomic import write_text
 from graft.config import PeftConfig, TaskType
 from graft.errors import ConfigError, MergeError
 from graft.methods import PrefixAdapter, PromptAdapter
@@ -289,6 +290,12 @@ class PeftModel(AttachedAdapters):
         if isinstance(virtual, PrefixAdapter):
             return virtual.key_values()[:, :, None].expand(-1, -1, batch_size, -1, -1, -1)
         raise ConfigError(f"{name!r} has no virtual tokens.")
+
+    def create_or_update_model_card(self, output_dir: str | Path) -> None:
+        """Write the model card of the active adapter, `README.md`, into `output_dir`."""
+        Path(output_dir).mkdir(parents=True, exist_ok=True)
+        card = checkpoint.model_card(self.active_peft_config)
+        write_text(Path(output_dir) / "README.md", card)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
         """Save all adapters and upload them to `repo_id` on the Hugging Face hub.
