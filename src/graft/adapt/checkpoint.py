@@ -34,7 +34,16 @@ from graft.methods.base import check_shape
 if TYPE_CHECKING:
     from graft.adapt.model import PeftModel
 
-__all__ = ["STATE_NAME", "WEIGHTS_NAME", "load", "of_adapter", "read", "save", "set_tensors"]
+__all__ = [
+    "STATE_NAME",
+    "WEIGHTS_NAME",
+    "load",
+    "model_card",
+    "of_adapter",
+    "read",
+    "save",
+    "set_tensors",
+]
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 STATE_NAME = "graft_state.safetensors"
