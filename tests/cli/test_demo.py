@@ -30,15 +30,16 @@ def test_it_ends_with_a_table_and_the_adapters(tmp_path, capsys):
     shown, err = capsys.readouterr()
     assert err == ""
     assert ["step 2/2  loss" in line for line in shown.splitlines()].count(True) == 2
-    table = {words[0]: words[1:] for line in shown.splitlines() if len(words := line.split()) == 6}
+    table = {words[0]: words[1:] for line in shown.splitlines() if len(words := line.split()) == 7}
     for method in ("ia3", "prefix_tuning"):
         config = PeftConfig.from_pretrained(out / method)
         assert config.base_model_name_or_path == str(demo_model_path())
-        trainable, before, after, seconds, _ = table[method]
+        trainable, before, after, steps, seconds, _ = table[method]
         assert f"training {trainable} of" in shown
+        assert steps == "2"
         assert f"base model: exact match {before} of" in shown
         assert f"exact match {after} after {seconds} s" in shown
-    assert str(out) in shown.splitlines()[-1].replace("\n", "")
+    assert str(out) in shown.splitlines()[-1]
 
 
 def test_without_a_folder_it_says_that_nothing_is_kept(capsys):

@@ -74,6 +74,7 @@ def test_every_method_has_a_whole_result(short_run):
         assert result.trainable_parameters == parameters_in(folder / result.method)
         assert result.quality_before == results[0].quality_before
         assert 0 <= result.quality_after <= 1
+        assert result.steps == 2
         assert result.seconds > 0
         assert result.peak_memory_gib is None or result.peak_memory_gib > 0
 
@@ -149,9 +150,9 @@ def test_exact_match_counts_whole_lines():
     assert exact_match(["name = Ada", " name = Ben; "], rows) == 0
 
 
-def test_a_third_of_the_steps_teaches_the_task(tmp_path, monkeypatch):
+def test_half_of_the_steps_teach_the_task(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (result,) = run_demo({"lora": replace(SETTINGS["lora"], steps=60)})
+    (result,) = run_demo({"lora": replace(SETTINGS["lora"], steps=50)})
     assert result.quality_before < 0.2
     assert result.quality_after > 0.9
     assert not list(tmp_path.iterdir())  # nothing is kept unless asked

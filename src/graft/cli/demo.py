@@ -57,7 +57,7 @@ def _table(results: list[MethodResult]) -> Table:
 
     table = Table(
         box=box.SIMPLE_HEAD,
-        caption="Exact match: share of the held-out rows that are right to the letter.\n"
+        caption="Exact match: share of held-out rows right to the letter.\n"
         "Peak memory: while training, base model included.",
         caption_justify="left",
     )
@@ -66,6 +66,7 @@ def _table(results: list[MethodResult]) -> Table:
         "trainable\nparameters",
         "exact\nmatch\nbefore",
         "exact\nmatch\nafter",
+        "steps",
         "training\n(s)",
         "peak\nmemory\n(GiB)",
     ):
@@ -77,6 +78,7 @@ def _table(results: list[MethodResult]) -> Table:
             f"{result.trainable_parameters:,}",
             f"{result.quality_before:.1%}",
             f"{result.quality_after:.1%}",
+            f"{result.steps:,}",
             f"{result.seconds:.1f}",
             "unknown" if peak is None else f"{peak:.2f}",
         )

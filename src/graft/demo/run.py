@@ -56,6 +56,7 @@ class MethodResult:
         trainable_parameters: Parameters of its adapter.
         quality_before: Exact match of the base model alone on the held-out rows, 0 to 1.
         quality_after: The same with the adapter.
+        steps: Optimizer steps.
         seconds: Time of the training, without measuring.
         peak_memory_gib: The most memory while training, see `graft.training.memory`.
     """
@@ -64,6 +65,7 @@ class MethodResult:
     trainable_parameters: int
     quality_before: float
     quality_after: float
+    steps: int
     seconds: float
     peak_memory_gib: float | None
 
@@ -119,6 +121,7 @@ def run_demo(
             trainable_parameters=model.get_nb_trainable_parameters()[0],
             quality_before=before,
             quality_after=after,
+            steps=fitted.progress.step,
             seconds=fitted.progress.seconds,
             peak_memory_gib=fitted.peak_memory_gib,
         )
