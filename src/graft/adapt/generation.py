@@ -59,8 +59,9 @@ def _with_virtual_tokens(
 ) -> Any:
     base: Any = model.base_model
     batch: Composition = model.compose(groups, text)
-    config = copy.deepcopy(inputs.get("generation_config") or base.generation_config)
-    setting = {**config.to_dict(), **{k: v for k, v in inputs.items() if hasattr(config, k)}}
+    config = inputs.get("generation_config")
+    said = [base.generation_config.to_dict(), {} if config is None else config.to_dict(), inputs]
+    setting = {name: v for values in said for name, v in values.items() if v is not None}
     if batch.prefix_length and setting.get("cache_implementation"):
         raise ConfigError(
             f"cache_implementation={setting['cache_implementation']!r} cannot take a prefix; "
@@ -74,12 +75,17 @@ def _with_virtual_tokens(
         else batch.length + batch.prefix_length - text
     )
     if inputs.get("input_ids") is not None or composer.encoder_decoder:
+        config = copy.deepcopy(config)
         for name in ("max_length", "min_length"):
-            if inputs.get(name) is not None:
-                inputs[name] += front
-            elif getattr(config, name, None):
-                setattr(config, name, getattr(config, name) + front)
-        inputs["generation_config"] = config
+            if not setting.get(name):
+                continue
+            # transformers wants a config or arguments, not both.
+            if config is None or inputs.get(name) is not None:
+                inputs[name] = setting[name] + front
+            else:
+                setattr(config, name, setting[name] + front)
+        if config is not None:
+            inputs["generation_config"] = config
     copies = max(setting.get("num_beams") or 1, setting.get("num_return_sequences") or 1)
     arguments = composer.generation_inputs(batch, inputs, copies)
     with composer.entering(batch, inputs, again=setting.get("use_cache") is False):
