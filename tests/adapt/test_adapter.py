@@ -136,6 +136,12 @@ def test_token_rows_beside_the_targets_and_at_a_tied_head():
     ]
 
 
+def test_an_update_of_the_embedding_does_not_reach_a_tied_head():
+    config = LoraConfig(target_modules=["word_embeddings"])  # as in PEFT
+    adapter = build_adapter(MODELS["Bloom"].model(), config)
+    assert list(adapter.layers) == ["transformer.word_embeddings"]
+
+
 def test_token_rows_of_no_embedding_are_refused():
     model = MODELS["Llama"].model()
     named = LoraConfig(trainable_token_indices={"embed_token": [1]})

@@ -255,3 +255,9 @@ def test_virtual_tokens_need_no_layer():
     config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
     with pytest.raises(ConfigError, match="has no input embeddings"):
         get_peft_model(Net(), config)
+
+
+def test_a_model_that_is_not_made_yet_has_no_attributes():
+    bare = PeftModel.__new__(PeftModel)  # as when it is unpickled
+    with pytest.raises(AttributeError):
+        _ = bare.anything

@@ -6,6 +6,11 @@ from torch import nn
 
 from graft.errors import CheckpointError, ConfigError
 from graft.methods import (
+    Affine,
+    Combination,
+    Layer,
+    LayerAdapter,
+    LoraConfig,
     PrefixTuning,
     PrefixTuningConfig,
     PromptEncoderConfig,
@@ -77,6 +82,35 @@ def test_ids_to_start_from(shape):
     assert shape.text_ids("3 1 4", 7).tolist() == [3, 1, 4, 3, 1, 4, 3]
     with pytest.raises(ConfigError, match="'', has no tokens"):
         shape.text_ids("", 3)
+
+
+class Plain(LayerAdapter):
+    """The least that a method at layers needs."""
+
+    config_class = LoraConfig
+
+    def __init__(self, config: LoraConfig, layer: Layer) -> None:
+        super().__init__(config, layer)
+        self.disk_names = {"shift": "shift"}
+        self.shift = new_parameter(layer, torch.zeros(layer.out_features))
+
+    def affine(self, layer: Layer) -> Affine:
+        return Affine(shift=self.shift)
+
+
+def test_what_a_method_does_not_say_has_an_answer():
+    view, config = linear(), LoraConfig()
+    adapter = Plain(config, view)
+    adapter.from_disk({"shift": torch.ones(4)})
+    assert adapter.to_disk()["shift"].tolist() == [1] * 4
+    assert Plain.resolved(config, [view], ["q_proj"]).target_modules == ["q_proj"]
+    assert Plain.elsewhere(config, view) is None
+    assert adapter.for_tied(view) is None
+    with pytest.raises(ConfigError, match="Plain adapters cannot be combined by weights"):
+        Plain.combined(view, [(1.0, adapter)], Combination())
+    assert Plain.combined_config([config], {}) is config
+    with pytest.raises(NotImplementedError):
+        adapter.assign(view, adapter.affine(view))
 
 
 # --- virtual tokens on disk -----------------------------------------------------------------------
