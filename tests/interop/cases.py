@@ -150,7 +150,12 @@ CASES = [
     _lora("pissa", "llama", "gpt2", init_lora_weights="pissa"),
     _lora("olora", "llama", init_lora_weights="olora"),  # on GPT-2 PEFT makes an A of no use
     _lora("embedding", "llama", target_modules=["embed_tokens", "q_proj"]),
-    _lora("token-rows", "llama", trainable_token_indices=[3, 5, 40]),
+    _lora("token-rows", "llama", "gpt2", trainable_token_indices=[3, 5, 40]),
+    _lora("named-token-rows", "bert", trainable_token_indices={"word_embeddings": [7, 3]}),
+    _lora("tied-embedding", "gpt2", target_modules=["wte", "c_attn"]),
+    _lora("tied-head", "bloom", modules_to_save=["lm_head"]),
+    _lora("transposed", "gpt2", fan_in_fan_out=True),
+    _lora("dora-rslora", "gpt2", use_dora=True, use_rslora=True),
     Case("ia3", "IA3Config", models=(*FIVE, *WITH_HEADS)),
     Case("ia3-attention", "IA3Config", {"feedforward_modules": []}, ("llama", "gpt2")),
 ]

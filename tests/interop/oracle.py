@@ -38,6 +38,7 @@ PEFT_WARNS = [
         "`is_gradient_checkpointing` is deprecated:FutureWarning",
         "fan_in_fan_out is set to False but:UserWarning",
         "Setting `save_embedding_layers` to `True`:UserWarning",
+        "Model has `tie_word_embeddings=True` and a tied layer:UserWarning",
         r"Adapter 'default'. \d+ LoRA tensor.s. have invalid shape:UserWarning",
     )
 ]
