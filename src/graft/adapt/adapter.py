@@ -131,7 +131,11 @@ def _with_virtual_tokens(
         )
     if issubclass(method, PrefixAdapter):
         require_cache(model)
-    shape = base_shape(model, getattr(config, "tokenizer_name_or_path", None))
+    shape = base_shape(
+        model,
+        getattr(config, "tokenizer_name_or_path", None),
+        getattr(config, "tokenizer_kwargs", None),
+    )
     virtual = method(config, shape)
     resolved = config.changed(
         **virtual.sizes,

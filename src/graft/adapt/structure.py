@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import AutoTokenizer, DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from graft.adapt.layers import LayerView, view_of
 from graft.adapt.parameters import ParameterView
@@ -171,8 +171,17 @@ def _attention_role(path: str) -> str | None:
     return next((role for role, names in _ATTENTION.items() if re.fullmatch(names, name)), None)
 
 
-def base_shape(model: nn.Module, tokenizer_name: str | None) -> BaseShape:
+def base_shape(
+    model: nn.Module,
+    tokenizer_name: str | None = None,
+    tokenizer_options: Mapping[str, Any] | None = None,
+) -> BaseShape:
     """What virtual tokens need to know of `model`.
+
+    Args:
+        model: The base model.
+        tokenizer_name: Of the tokenizer for a text to start from; None: the base model's own.
+        tokenizer_options: For that tokenizer.
 
     Raises:
         ConfigError: If the model is not a transformer with input embeddings.
@@ -203,7 +212,9 @@ def base_shape(model: nn.Module, tokenizer_name: str | None) -> BaseShape:
         dtype=adapter_dtype(weight.dtype),
         device=weight.device,
         embed=partial(_embed, embedding),
-        tokenize=_tokenizer(tokenizer_name or getattr(model, "name_or_path", None)),
+        tokenize=_tokenizer(
+            tokenizer_name or getattr(model, "name_or_path", None), tokenizer_options or {}
+        ),
         key_values=partial(_key_values, model),
     )
 
@@ -225,13 +236,17 @@ def _embed(embedding: nn.Module, ids: Tensor) -> Tensor:
         return embedding(ids)
 
 
-def _tokenizer(name: str | None) -> Callable[[str], list[int]]:
+def _tokenizer(name: str | None, options: Mapping[str, Any]) -> Callable[[str], list[int]]:
     def tokenize(text: str) -> list[int]:
         if not name:
             raise ConfigError("Starting from a text needs tokenizer_name_or_path.")
-        from transformers import AutoTokenizer
-
-        return AutoTokenizer.from_pretrained(name)(text)["input_ids"]
+        given = {**options, "trust_remote_code": False}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **given)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise ConfigError(f"{name} cannot be read as a tokenizer: {reason}") from None
+        return tokenizer(text)["input_ids"]
 
     return tokenize
 

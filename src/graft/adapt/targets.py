@@ -65,7 +65,7 @@ def find_targets(
         if view.kind in method.kinds and not _inside(path, heads)
     }
     chosen = _chosen(model, config, method, views)
-    chosen = _without_excluded(config, chosen)
+    chosen = _without_excluded(model, config, chosen)
     chosen = _in_layers(config, chosen)
     parameters = _parameters(model, config, method)
     views = {**views, **parameters}
@@ -219,18 +219,20 @@ def _check_name(
     )
 
 
-def _without_excluded(config: TargetedConfig, chosen: list[str]) -> list[str]:
+def _without_excluded(model: nn.Module, config: TargetedConfig, chosen: list[str]) -> list[str]:
     exclude = config.exclude_modules
     if exclude is None:
         return chosen
     if isinstance(exclude, str):
-        out = {path for path in chosen if re.fullmatch(exclude, path)}
+        out = {path for path, _ in model.named_modules() if re.fullmatch(exclude, path)}
+        unknown = [] if out else [exclude]
     else:
-        out = {path for path in chosen if matches_suffix(path, exclude)}
-    if not out:
-        names = {path.rpartition(".")[2] for path in chosen}
-        hint = did_you_mean(str(exclude if isinstance(exclude, str) else exclude[0]), names)
-        raise TargetError(f"exclude_modules={exclude!r} matches none of the targets.{hint}")
+        by_name = {n: [p for p, _ in model.named_modules() if matches_suffix(p, [n])] for n in exclude}
+        out = {path for paths in by_name.values() for path in paths}
+        unknown = [name for name, paths in by_name.items() if not paths]
+    if unknown:
+        hint = did_you_mean(unknown[0], {path.rpartition(".")[2] for path in chosen})
+        raise TargetError(f"exclude_modules: {unknown[0]!r} matches no module.{hint}")
     kept = [path for path in chosen if path not in out]
     return _need(kept, f"exclude_modules={exclude!r} leaves no target.")
 

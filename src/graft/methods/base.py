@@ -9,6 +9,7 @@ as a `Layer` (one target layer) or a `BaseShape` (the model as a whole).
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -173,8 +174,16 @@ class LayerAdapter(nn.Module, ABC):
             layers: The target layers found.
             names: Suffixes that match just these.
         """
-        narrowed = "layers_to_transform" in config.private_fields and config.layers_to_transform
-        said = config.target_modules not in (None, "all-linear") and not narrowed
+        narrowed = config.layers_to_transform is not None and (
+            "layers_to_transform" in config.private_fields
+            # PEFT counts by the last number in a path, which is no layer's then.
+            or any(len(re.findall(r"\.\d+(?=\.)", layer.path)) > 1 for layer in layers)
+        )
+        if narrowed:
+            return config.changed(
+                target_modules=names, layers_to_transform=None, layers_pattern=None
+            )
+        said = config.target_modules not in (None, "all-linear")
         return config if said else config.changed(target_modules=names)
 
     @classmethod

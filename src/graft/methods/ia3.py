@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,8 +28,9 @@ class IA3Config(TargetedConfig):
     Learning", section 3.3.
 
     Attributes:
-        feedforward_modules: Suffixes of the targets whose input is scaled; the others' output is.
-            None: the targets that project back from the feed-forward.
+        feedforward_modules: Suffixes of the targets whose input is scaled, or a regular expression
+            that their whole path must match; the others' output is scaled. None: the targets that
+            project back from the feed-forward.
         init_ia3_weights: True: ones, the identity. False: random (for tests).
     """
 
@@ -76,9 +78,13 @@ class IA3(LayerAdapter):
     @classmethod
     def resolved(cls, config: IA3Config, layers: Sequence[Layer], names: list[str]) -> IA3Config:
         chosen = super().resolved(config, layers, names)
-        if config.feedforward_modules is not None:
-            return chosen
         forward = {layer.path for layer in layers if _is_feedforward(config, layer)}
+        said = config.feedforward_modules
+        if said is not None:
+            wanted = [said] if isinstance(said, str) else said
+            if wanted and not forward:
+                raise ConfigError(f"feedforward_modules={said!r} matches none of the targets.")
+            return chosen
         return chosen.changed(
             feedforward_modules=[n for n in names if any(matches_suffix(p, [n]) for p in forward)]
         )
@@ -120,4 +126,6 @@ def _is_feedforward(config: IA3Config, layer: Layer) -> bool:
     modules = config.feedforward_modules
     if modules is None:
         return layer.role == "down"
-    return matches_suffix(layer.path, [modules] if isinstance(modules, str) else modules)
+    if isinstance(modules, str):
+        return re.fullmatch(modules, layer.path) is not None
+    return matches_suffix(layer.path, modules)
