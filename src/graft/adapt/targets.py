@@ -145,12 +145,7 @@ def _chosen(
             "target_modules='all-linear' found no linear layer in this model.",
         )
     if wanted is not None:
-        try:
-            pattern = re.compile(wanted)
-        except re.error as error:
-            raise TargetError(
-                f"target_modules={wanted!r} is not a regular expression: {error}."
-            ) from None
+        pattern = _pattern("target_modules", wanted)
         found = [p for p, view in views.items() if pattern.fullmatch(view.target_path)]
         example = next(iter(views), "(none)")
         return _need(
@@ -223,18 +218,26 @@ def _without_excluded(model: nn.Module, config: TargetedConfig, chosen: list[str
     exclude = config.exclude_modules
     if exclude is None:
         return chosen
+    paths = [path for path, _ in model.named_modules()]
     if isinstance(exclude, str):
-        out = {path for path, _ in model.named_modules() if re.fullmatch(exclude, path)}
-        unknown = [] if out else [exclude]
+        pattern = _pattern("exclude_modules", exclude)
+        found = {exclude: [path for path in paths if pattern.fullmatch(path)]}
     else:
-        by_name = {n: [p for p, _ in model.named_modules() if matches_suffix(p, [n])] for n in exclude}
-        out = {path for paths in by_name.values() for path in paths}
-        unknown = [name for name, paths in by_name.items() if not paths]
-    if unknown:
-        hint = did_you_mean(unknown[0], {path.rpartition(".")[2] for path in chosen})
-        raise TargetError(f"exclude_modules: {unknown[0]!r} matches no module.{hint}")
+        found = {name: [path for path in paths if matches_suffix(path, [name])] for name in exclude}
+    for name, hit in found.items():
+        if not hit:
+            hint = did_you_mean(name, {path.rpartition(".")[2] for path in chosen})
+            raise TargetError(f"exclude_modules: {name!r} matches no module.{hint}")
+    out = {path for hit in found.values() for path in hit}
     kept = [path for path in chosen if path not in out]
     return _need(kept, f"exclude_modules={exclude!r} leaves no target.")
+
+
+def _pattern(field: str, text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise TargetError(f"{field}={text!r} is not a regular expression: {error}.") from None
 
 
 def _in_layers(config: TargetedConfig, chosen: list[str]) -> list[str]:

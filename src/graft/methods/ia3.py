@@ -43,8 +43,16 @@ class IA3Config(TargetedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if isinstance(self.feedforward_modules, set | tuple):
-            self.feedforward_modules = sorted(self.feedforward_modules)
+        forward = self.feedforward_modules
+        if isinstance(forward, set | tuple):
+            self.feedforward_modules = sorted(forward)
+        elif isinstance(forward, str):
+            try:
+                re.compile(forward)
+            except re.error as error:
+                raise ConfigError(
+                    f"feedforward_modules={forward!r} is not a regular expression: {error}."
+                ) from None
         if isinstance(self.target_modules, list) and isinstance(self.feedforward_modules, list):
             strange = [n for n in self.feedforward_modules if n not in self.target_modules]
             if strange:
