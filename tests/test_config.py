@@ -104,6 +104,7 @@ PROMPTS = (PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig)
             {"target_modules": ["k_proj"], "feedforward_modules": ["down_proj"]},
             r"among target_modules.*\['down_proj'\] are not",
         ),
+        (IA3Config, {"feedforward_modules": "("}, "is not a regular expression"),
         *((kind, {"task_type": "CAUSAL"}, "CAUSAL_LM") for kind in CONFIGS),
         *(
             (kind, {"modules_to_save": "score"}, r"a list of names; write \['score'\]")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
+from transformers import PreTrainedTokenizerFast
 
 from conformance.families import FAMILIES
 from graft.adapt.structure import (
@@ -93,9 +95,21 @@ def test_attention_with_one_head_of_keys():
 
 
 def test_a_text_needs_a_tokenizer():
-    shape = base_shape(MODELS["Llama"].model(), None)
+    model = MODELS["Llama"].model()
     with pytest.raises(ConfigError, match="needs tokenizer_name_or_path"):
-        shape.tokenize("a text")
+        base_shape(model).tokenize("a text")
+
+
+def test_the_options_of_a_tokenizer_reach_it(tmp_path):
+    words = Tokenizer(models.WordLevel({"a": 0, "text": 1, "<s>": 2}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<s>").save_pretrained(tmp_path)
+    model = MODELS["Llama"].model()
+    assert base_shape(model, str(tmp_path)).tokenize("text a text") == [1, 0, 1]
+    options = {"extra_special_tokens": ["a text"], "trust_remote_code": True}
+    assert base_shape(model, str(tmp_path), options).tokenize("text a text") == [1, 3]
+    with pytest.raises(ConfigError, match="cannot be read as a tokenizer"):
+        base_shape(model, str(tmp_path / "nowhere")).tokenize("a text")
 
 
 # --- heads ----------------------------------------------------------------------------------------

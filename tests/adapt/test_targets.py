@@ -232,11 +232,18 @@ def test_what_is_excluded_is_left_alone(llama):
     )
 
 
-def test_an_exclusion_without_effect_or_of_everything_is_refused(llama):
-    with pytest.raises(TargetError, match=r"\['v_proj'\] matches none of the targets"):
-        lora_paths(llama, target_modules=["q_proj"], exclude_modules=["v_proj"])
-    with pytest.raises(TargetError, match=r"'k\.\*' matches none of the targets"):
+def test_an_exclusion_of_what_is_no_target_anyway_is_fine(llama):
+    found = lora_paths(llama, target_modules="all-linear", exclude_modules=["lm_head", "o_proj"])
+    assert found == [p for p in lora_paths(llama, target_modules="all-linear") if "o_proj" not in p]
+
+
+def test_an_exclusion_of_nothing_or_of_everything_is_refused(llama):
+    with pytest.raises(TargetError, match=r"'v_porj' matches no module\. Did you mean v_proj"):
+        lora_paths(llama, target_modules=["v_proj"], exclude_modules=["q_proj", "v_porj"])
+    with pytest.raises(TargetError, match=r"'k\.\*' matches no module"):
         lora_paths(llama, target_modules=["q_proj"], exclude_modules="k.*")
+    with pytest.raises(TargetError, match=r"exclude_modules='\(' is not a regular expression"):
+        lora_paths(llama, target_modules=["q_proj"], exclude_modules="(")
     with pytest.raises(TargetError, match=r"\['q_proj'\] leaves no target"):
         lora_paths(llama, target_modules=["q_proj"], exclude_modules=["q_proj"])
 

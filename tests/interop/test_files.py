@@ -115,6 +115,19 @@ def test_adapters_of_two_methods_are_each_loaded_by_peft(tmp_path: Path) -> None
         assert_same(outputs(ours, batch), outputs(theirs, batch))
 
 
+def test_layers_by_index_where_paths_have_two_numbers(tmp_path: Path) -> None:
+    # PEFT takes the last number in a path for the layer's: in T5 that of a part of the block.
+    model = MODELS["t5"]
+    config = graft.LoraConfig(task_type="SEQ_2_SEQ_LM", layers_to_transform=[1])
+    ours = graft.get_peft_model(model.make(), config).eval()
+    assert all("block.1." in path for path in ours.targeted_module_names)
+    randomise(ours)
+    ours.save_pretrained(tmp_path)
+    theirs = peft.PeftModel.from_pretrained(model.make(), tmp_path).eval()
+    batch = make_batch(model)
+    assert_same(outputs(ours, batch), outputs(theirs, batch))
+
+
 def test_old_weights_are_read(tmp_path: Path) -> None:
     model = MODELS["llama"]
     theirs = NAMED["lora"].peft(model)

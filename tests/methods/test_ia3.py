@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from graft.errors import ConfigError
 from graft.methods import IA3, IA3Config
 from graft.methods.affine import merged
 
@@ -22,7 +23,7 @@ def test_an_attention_target_scales_its_output(make):
 
 
 @pytest.mark.parametrize("make", [linear, conv1d])
-@pytest.mark.parametrize("named", [["q_proj"], "q_proj"])
+@pytest.mark.parametrize("named", [["q_proj"], r".*\.(q|k)_proj"])
 def test_a_feed_forward_target_scales_its_input(make, named):
     view = make()
     adapter = IA3(IA3Config(feedforward_modules=named), view)
@@ -64,9 +65,17 @@ def test_the_choice_is_written_down():
     assert IA3.resolved(said, [key, down], ["k_proj", "down_proj"]).feedforward_modules == []
 
 
+@pytest.mark.parametrize("forward", [["wo"], r".*\.wo", "k_proj"])
+def test_a_feed_forward_that_matches_nothing_is_refused(forward):
+    config = IA3Config(feedforward_modules=forward)
+    with pytest.raises(ConfigError, match="matches none of the targets"):
+        IA3.resolved(config, [linear(path="layers.0.k_proj")], ["k_proj"])
+
+
 def test_what_peft_has_no_field_for_is_in_the_targets():
     chosen = [linear(path="layers.1.k_proj")]
-    config = IA3Config(target_modules=["k_proj"], layers_to_transform=[1])
-    found = IA3.resolved(config, chosen, ["layers.1.k_proj"])
-    assert found.target_modules == ["layers.1.k_proj"]
-    assert "layers_to_transform" not in found.to_dict()
+    for wanted in (1, [1], 0):
+        config = IA3Config(target_modules=["k_proj"], layers_to_transform=wanted)
+        found = IA3.resolved(config, chosen, ["layers.1.k_proj"])
+        assert found.target_modules == ["layers.1.k_proj"]
+        assert "layers_to_transform" not in found.to_dict()
