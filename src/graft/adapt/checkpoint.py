@@ -48,6 +48,12 @@ __all__ = [
 WEIGHTS_NAME = "adapter_model.safetensors"
 STATE_NAME = "graft_state.safetensors"
 _OLD_WEIGHTS = "adapter_model.bin"
+_HUB = ("revision", "subfolder", "cache_dir", "token")
+# PEFT's arguments about where and how tensors are put.
+_PLACING = (
+    "torch_device", "device_map", "max_memory", "offload_folder", "offload_dir", "offload_index",
+    "torch_dtype", "dtype", "low_cpu_mem_usage", "ephemeral_gpu_offload",
+)  # fmt: skip
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -145,7 +151,11 @@ def load(
     hub: Mapping[str, Any],
 ) -> None:
     """Attach the adapter at `source` to `model`; see `PeftModel.load_adapter`."""
-    folder = adapter_folder(source, **hub)
+    for argument in hub:
+        if argument not in (*_HUB, *_PLACING):
+            hint = did_you_mean(argument, ("is_trainable", *_HUB))
+            raise ConfigError(f"Loading an adapter has no argument {argument!r}.{hint}")
+    folder = adapter_folder(source, **{name: hub[name] for name in _HUB if name in hub})
     config, tensors, beside = read(folder)
     tensors = of_adapter(tensors, model.base_model, str(source))
     config = config.located(tensors).changed(inference_mode=not is_trainable)

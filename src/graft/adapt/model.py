@@ -18,10 +18,12 @@ from graft.adapt.outputs import in_row_order, span_loss, without_virtual_tokens
 from graft.adapt.routing import RowGroup, group_rows, in_group_order
 from graft.atomic import write_text
 from graft.config import PeftConfig, TaskType
-from graft.errors import ConfigError, MergeError
+from graft.errors import ConfigError, MergeError, did_you_mean
 from graft.methods import PrefixAdapter, PromptAdapter
 
 __all__ = ["PeftModel", "get_peft_model"]
+
+_SAVING = ("safe_serialization", "is_main_process")
 
 
 def get_peft_model(
@@ -217,7 +219,14 @@ class PeftModel(AttachedAdapters):
             save_directory: The folder.
             selected_adapters: Names; None: all.
             **kwargs: PEFT's `safe_serialization=True` and `is_main_process`.
+
+        Raises:
+            ConfigError: For an argument that does not exist, or an adapter.
         """
+        for argument in kwargs:
+            if argument not in _SAVING:
+                hint = did_you_mean(argument, ("selected_adapters", *_SAVING))
+                raise ConfigError(f"save_pretrained has no argument {argument!r}.{hint}")
         if kwargs.get("safe_serialization") is False:
             raise ConfigError(
                 "Adapters are written as safetensors only; leave safe_serialization out."
@@ -243,9 +252,11 @@ class PeftModel(AttachedAdapters):
             model_id: Folder, or id on the hub.
             adapter_name: The name it gets here.
             is_trainable: Whether it shall go on learning.
-            **hub: `revision`, `subfolder`, `cache_dir`, `token`.
+            **hub: `revision`, `subfolder`, `cache_dir`, `token`. PEFT's arguments about where the
+                tensors go are taken and change nothing: an adapter is where its layers are.
 
         Raises:
+            ConfigError: For an argument that does not exist.
             CheckpointError: If any tensor has no home, any parameter no tensor, or a shape differs.
         """
         checkpoint.load(self, model_id, adapter_name, is_trainable, hub)
