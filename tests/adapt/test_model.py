@@ -155,6 +155,19 @@ def test_pickles_are_not_written(model, tmp_path):
         model.save_pretrained(tmp_path, selected_adapters=["sfot"])
 
 
+def test_arguments_that_do_not_exist_are_refused_with_the_nearest(model, tmp_path):
+    with pytest.raises(ConfigError, match=r"'selected_adapter'\. Did you mean selected_adapters"):
+        model.save_pretrained(tmp_path, selected_adapter=["soft"])
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"'is_trainble'\. Did you mean is_trainable"):
+        model.load_adapter(tmp_path, "again", is_trainble=True)
+    # Where tensors go is PEFT's question; here they are where their layers are.
+    model.load_adapter(tmp_path, "again", torch_dtype=torch.float16, device_map="auto")
+    assert {p.dtype for p in model.adapter("again").parameters()} == {torch.float32}
+    model.load_adapter(tmp_path, "other", subfolder="soft")
+    assert model.peft_config["other"].peft_type == "PROMPT_TUNING"
+
+
 def test_a_loaded_adapter_is_active_if_none_was(model, tmp_path):
     model.save_pretrained(tmp_path)
     other = PeftModel(MODELS["Llama"].model())
