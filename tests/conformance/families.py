@@ -46,6 +46,7 @@ class Family:
         kind: "decoder", "encoder" or "encoder-decoder".
         settings: What its config needs beside, or instead of, what all share.
         needs_positions: Whether the base model itself is wrong on left-padded rows without them.
+        shared: Cases that adapt a layer which all rows share there, so that rows cannot differ.
         no_cache: Tasks whose class has no key-value cache, so that a prefix is refused.
     """
 
@@ -53,6 +54,7 @@ class Family:
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
     needs_positions: bool = False
+    shared: tuple[str, ...] = ()
     no_cache: tuple[TaskType, ...] = ()
 
     @property
@@ -100,8 +102,11 @@ def _make(config_class: str, task: TaskType, settings: tuple[tuple[str, Any], ..
     return model
 
 
+_GROUPED = {"num_key_value_heads": 2, "intermediate_size": 48}
+_EVERY = tuple(TaskType)
+
 FAMILIES = [
-    Family("LlamaConfig", "decoder", {"num_key_value_heads": 2, "intermediate_size": 48}),
+    Family("LlamaConfig", "decoder", _GROUPED),
     Family(
         "GPT2Config",
         "decoder",
@@ -121,5 +126,52 @@ FAMILIES = [
             "decoder_start_token_id": PAD,
         },
         no_cache=(TaskType.TOKEN_CLS,),
+    ),
+    Family("Qwen3Config", "decoder", {"head_dim": 8, **_GROUPED}),
+    Family("MistralConfig", "decoder", {"sliding_window": 5, **_GROUPED}),
+    Family("Gemma2Config", "decoder", {"sliding_window": 5, "head_dim": 8, **_GROUPED}),
+    Family("GPTNeoXConfig", "decoder", {"intermediate_size": 48}),
+    Family("OPTConfig", "decoder", {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.0}),
+    Family("MixtralConfig", "decoder", {"num_local_experts": 3, **_GROUPED}),
+    Family("RobertaConfig", "encoder", {"intermediate_size": 48, **_NO_DROPOUT}),
+    Family(
+        "DebertaV2Config",
+        "encoder",
+        {
+            "intermediate_size": 48,
+            "relative_attention": True,
+            "pos_att_type": "p2c|c2p",
+            "pooler_dropout": 0.0,
+            **_NO_DROPOUT,
+        },
+        shared=("BitFit",),  # the norm and projections of relative positions
+        no_cache=_EVERY,
+    ),
+    Family(
+        "DistilBertConfig",
+        "encoder",
+        {
+            "hidden_dim": 48,
+            "dropout": 0.0,
+            "attention_dropout": 0.0,
+            "qa_dropout": 0.0,
+            "seq_classif_dropout": 0.0,
+        },
+        no_cache=_EVERY,
+    ),
+    Family(
+        "BartConfig",
+        "encoder-decoder",
+        {
+            "encoder_layers": 2,
+            "decoder_layers": 2,
+            "encoder_attention_heads": 4,
+            "decoder_attention_heads": 4,
+            "encoder_ffn_dim": 48,
+            "decoder_ffn_dim": 48,
+            "dropout": 0.0,
+            "decoder_start_token_id": EOS,
+            "forced_eos_token_id": None,
+        },
     ),
 ]

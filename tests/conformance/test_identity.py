@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from graft.adapt.model import get_peft_model
+from graft.errors import ConfigError
 
 from .cases import BASE, Case
 from .families import Family
@@ -40,7 +42,10 @@ def test_base_rows_and_disabled_adapters(family: Family, case: Case) -> None:
             assert_same(model.generate(**prompt, max_new_tokens=3), wanted)
     assert_same(model(**inputs).logits, adapted)
     assert model.active_adapters == [name]
-    if case.at_layers:  # nothing changes the shape of the batch
+    if case.name in family.shared:
+        with pytest.raises(ConfigError, match="cannot be told apart"):
+            model(**inputs, adapter_names=[name, BASE, BASE])
+    elif case.at_layers:  # nothing changes the shape of the batch
         mixed = model(**inputs, adapter_names=[name, BASE, BASE]).logits
         assert_same(mixed[1:], plain.logits[1:])
 

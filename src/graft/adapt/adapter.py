@@ -129,13 +129,13 @@ def _with_virtual_tokens(
         raise ConfigError(
             f"{type(config).__name__} needs task_type, such as 'CAUSAL_LM' for a language model."
         )
-    if issubclass(method, PrefixAdapter):
-        require_cache(model)
     shape = base_shape(
         model,
         getattr(config, "tokenizer_name_or_path", None),
         getattr(config, "tokenizer_kwargs", None),
     )
+    if issubclass(method, PrefixAdapter):
+        require_cache(model)
     virtual = method(config, shape)
     resolved = config.changed(
         **virtual.sizes,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,11 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graft.adapt.composition import Composition
-from graft.adapt.prefix import growing_cache, kept_under_checkpointing, reading_cache
+from graft.adapt.entry import Entry
+from graft.adapt.prefix import growing_cache, reading_cache
 from graft.adapt.routing import RowGroup
 from graft.adapt.structure import (
-    cache_owner,
-    input_embeddings,
     is_causal,
     is_encoder_decoder,
     text_config,
@@ -32,42 +31,6 @@ __all__ = ["SPAN", "Composer"]
 
 IGNORE = -100  # label of a position without a loss
 SPAN = ("start_positions", "end_positions")  # labels of question answering
-
-
-class Entry:
-    """Where virtual tokens enter the base model: hooks on its input embeddings and its layers.
-
-    Attributes:
-        prompts: The batch whose virtual tokens are written over the next embeddings, or None.
-        again: Whether later embeddings are written over too: each step starts from the ids again.
-        cache: The prefix that the layers get, past heads that would not pass it on, or None.
-    """
-
-    def __init__(self, base: Any) -> None:
-        self.prompts: Composition | None = None
-        self.again = False
-        self.cache: Any = None
-        self._handles = [
-            input_embeddings(base).register_forward_hook(self._after_embeddings),
-            cache_owner(base).register_forward_pre_hook(self._before_layers, with_kwargs=True),
-        ]
-
-    def detach(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _after_embeddings(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        batch = self.prompts
-        if batch is None:
-            return out
-        if not self.again:  # what comes next is the decoder's, or goes on from a cache
-            self.prompts = None
-        return batch.write(out)
-
-    def _before_layers(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        return None if self.cache is None else (args, {**kwargs, "cache": self.cache})
 
 
 class Composer:
@@ -113,19 +76,10 @@ class Composer:
             given: The caller's arguments.
             again: Whether every step of a generation starts from the ids, without a cache.
         """
-        if (
-            batch.prompt_length
-            and given.get("input_ids") is not None
-            and not self._continues(given)
-        ):
-            self.entry.prompts, self.entry.again = batch, again
-        self.entry.cache = batch.cache
-        kept = kept_under_checkpointing(self.base) if batch.prefix_length else nullcontext()
-        try:
-            with kept:
-                yield
-        finally:
-            self.entry.prompts = self.entry.cache = None
+        from_ids = given.get("input_ids") is not None and not self._continues(given)
+        counts = not self.causal and given.get("position_ids") is None
+        with self.entry.open(batch, from_ids, again, counts):
+            yield
 
     def forward_inputs(self, batch: Composition, given: dict[str, Any]) -> dict[str, Any]:
         """The base model's arguments for one forward over `batch`, from the caller's."""
@@ -143,7 +97,8 @@ class Composer:
                     batch.cache = reading_cache(kv, self.encoder_decoder)
         out["attention_mask"] = mask
         if not self.encoder_decoder:
-            self._positions(batch, out, mask, batch.text if continues else batch.length)
+            width = batch.text if continues else batch.length
+            self._positions(batch, out, mask, width, given.get("attention_mask"))
         return out
 
     def _continues(self, given: Mapping[str, Any]) -> bool:
@@ -184,7 +139,7 @@ class Composer:
                     first = self.base.generation_config.decoder_start_token_id
                     start = mask.new_full((len(mask), 1), first)
                 out["decoder_attention_mask"] = batch.prefix_mask(torch.ones_like(start))
-                out["decoder_input_ids"] = F.pad(start, (batch.prefix_length, 0))
+                out["decoder_input_ids"] = _padded_front(start, batch.prefix_length)
             else:
                 mask = batch.prefix_mask(mask)
                 for name in ("input_ids", "inputs_embeds"):
@@ -207,14 +162,20 @@ class Composer:
             raise ConfigError(f"attention_mask must be [rows, tokens], not {tuple(mask.shape)}.")
         if not batch.prompt_length:
             return mask
+        if batch.left:
+            batch.pads = (mask.cumsum(1) == 0).sum(1)
         extended = batch.extend(mask, 1, 0)
         if continues:
             return extended
         if ids is not None:
             # A placeholder that is in the row already: penalties on repetition do not notice it.
             first = ids.gather(1, mask.argmax(1, keepdim=True))[:, 0]
-            pad = getattr(self.base.config, "pad_token_id", None)
-            out["input_ids"] = batch.extend(ids, first, 0 if pad is None else pad)
+            if batch.left:
+                front = first[:, None].expand(-1, batch.prompt_length)
+                out["input_ids"] = torch.cat([front, ids], dim=1)
+            else:
+                pad = getattr(self.base.config, "pad_token_id", None)
+                out["input_ids"] = batch.extend(ids, first, 0 if pad is None else pad)
         if embeds is not None:
             out["inputs_embeds"] = batch.write(batch.with_room(embeds))
         if out.get("token_type_ids") is not None:
@@ -250,21 +211,24 @@ class Composer:
             read = None if read is None else read[..., 0]
         return labels if read is None and labels is not None and labels.ndim > 1 else read
 
-    def _positions(self, batch: Composition, out: dict[str, Any], mask: Tensor, width: int) -> None:
-        prefixes = batch.prefix_counts(mask.device)
+    def _positions(
+        self,
+        batch: Composition,
+        out: dict[str, Any],
+        mask: Tensor,
+        width: int,
+        text_mask: Tensor | None,
+    ) -> None:
         given = out.get("position_ids")
-        if not self._takes_positions:
-            return
-        if self.causal:
-            # The one line that makes left padding right: real tokens are counted, pads are not.
-            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
-        elif given is not None or len(set(prefixes.tolist())) > 1:
-            positions = torch.arange(width, device=mask.device) + prefixes[:, None]
-        else:
+        if not self._takes_positions or (given is None and not self.causal):
             return  # an encoder counts by itself, in its own way
+        prefixes = batch.prefix_counts(mask.device)
+        # The one line that makes left padding right: real tokens are counted, pads are not.
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
         if given is not None:
             moved = given + (batch.prompt_counts(mask.device) + prefixes)[:, None]
-            positions = batch.with_text(positions, moved)
+            real = mask if text_mask is None else text_mask
+            positions = batch.with_text(positions, moved, real[:, -batch.text :].bool())
         out["position_ids"] = positions
 
 

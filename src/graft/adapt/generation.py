@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from transformers import Cache
 
 from graft.adapt.compose import Composer
 from graft.adapt.composition import Composition
@@ -110,20 +111,31 @@ def _mask_of(base: Any, ids: torch.Tensor, inputs: dict[str, Any]) -> torch.Tens
 
 
 def _unsorted(out: Any, order: Sequence[int]) -> Any:
+    """`out` with the sorting of rows undone; each row may have several sequences or beams."""
     rows = len(order)
     if list(order) == sorted(order):
         return out
     inverse = sorted(range(rows), key=lambda index: order[index])
 
-    def restore(value: torch.Tensor) -> torch.Tensor:
-        each = value.shape[0] // rows  # sequences per row
-        indices = [row * each + k for row in inverse for k in range(each)]
-        return value[torch.tensor(indices, device=value.device)]
+    def indices(total: int) -> torch.LongTensor:
+        each = total // rows
+        return torch.LongTensor([row * each + k for row in inverse for k in range(each)])
+
+    def restored(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(restored(item) for item in value)
+        if isinstance(value, torch.Tensor):
+            return value[indices(value.shape[0]).to(value.device)]
+        if isinstance(value, Cache):
+            own: Any = getattr(value, "self_attention_cache", value)
+            value.reorder_cache(indices(own.layers[0].keys.shape[0]))
+        return value
 
     if isinstance(out, torch.Tensor):
-        return restore(out)
-    out["sequences"] = restore(out["sequences"])
-    for name in ("scores", "logits"):
-        if out.get(name) is not None:
-            out[name] = tuple(restore(step) for step in out[name])
-    return out
+        return restored(out)
+    made = {name: restored(value) for name, value in out.items()}
+    if made.get("beam_indices") is not None:  # they count beams over all rows
+        own, beams = made["beam_indices"], made["scores"][0].shape[0] // rows
+        moved = torch.tensor(order, device=own.device)[own.clamp(min=0) // beams] * beams
+        made["beam_indices"] = torch.where(own < 0, own, moved + own % beams)
+    return type(out)(**made)

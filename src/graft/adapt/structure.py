@@ -10,7 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoTokenizer,
+    DynamicCache,
+    EncoderDecoderCache,
+    PreTrainedModel,
+)
 
 from graft.adapt.layers import LayerView, view_of
 from graft.adapt.parameters import ParameterView
@@ -59,8 +65,8 @@ def backbone(model: nn.Module) -> nn.Module:
 
 
 def cache_owner(model: Any) -> nn.Module:
-    """The module whose layers use the key-value cache: the decoder, or all below the head."""
-    return model.get_decoder() if is_encoder_decoder(model) else backbone(model)
+    """The module whose layers use the key-value cache, below any head."""
+    return model.get_decoder()
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -68,12 +74,13 @@ def is_causal(model: nn.Module) -> bool:
     if is_encoder_decoder(model):
         return False
     config = text_config(model)
-    if hasattr(config, "is_decoder") and type(config).is_decoder is False:
-        return bool(config.is_decoder)
+    asked = getattr(config, "is_causal", None)  # makes an encoder of a decoder
+    if asked is not None:
+        return bool(asked)
     flags = [
         m.is_causal for m in model.modules() if isinstance(getattr(m, "is_causal", None), bool)
     ]
-    return all(flags) if flags else hasattr(model, "prepare_inputs_for_generation")
+    return all(flags) if flags else type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def input_embeddings(model: Any) -> Any:

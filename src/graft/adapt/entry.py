@@ -1,0 +1,171 @@
+"""Where virtual tokens enter the base model: hooks on its input embeddings and its layers.
+
+The hooks stand for good, as compiled code does not see later ones; they act on a batch under way.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.masking_utils import create_masks_for_generate
+
+from graft.adapt.composition import Composition
+from graft.adapt.prefix import kept_under_checkpointing
+from graft.adapt.structure import cache_owner, input_embeddings, text_config
+from graft.errors import ConfigError
+
+__all__ = ["Entry"]
+
+
+class Entry:
+    """The hooks of one base model.
+
+    Args:
+        base: A transformers model.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        owner = cache_owner(base)
+        self._base: Any = base
+        self._batch: Composition | None = None
+        self._writes = self._again = False
+        self._handles = [
+            input_embeddings(base).register_forward_hook(self._after_embeddings),
+            owner.register_forward_pre_hook(self._before_layers, with_kwargs=True),
+        ]
+        self._counters = _counters(owner)
+
+    def detach(self) -> None:
+        """Remove the hooks."""
+        for handle in self._handles:
+            handle.remove()
+
+    @contextmanager
+    def open(self, batch: Composition, from_ids: bool, again: bool, counts: bool) -> Iterator[None]:
+        """Let `batch` in, inside the block.
+
+        Args:
+            batch: The rows.
+            from_ids: Whether virtual tokens are to be written over the embeddings of ids.
+            again: Whether that holds for all embeddings, as each step starts from the ids again;
+                else for the next ones only: what follows is a decoder's, or goes on from a cache.
+            counts: Whether the base model counts positions by itself.
+        """
+        self._batch = batch
+        self._writes, self._again = from_ids and batch.prompt_length > 0, again
+        try:
+            with ExitStack() as stack:
+                if batch.prefix_length:
+                    stack.enter_context(kept_under_checkpointing(self._base))
+                if counts and len(set(batch.prefix_lengths)) > 1:
+                    for module, way in self._counters:
+                        stack.enter_context(_around(module, partial(way, batch)))
+                yield
+        finally:
+            self._batch, self._writes = None, False
+
+    def _after_embeddings(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
+        if self._batch is None or not self._writes:
+            return out
+        self._writes = self._again
+        return self._batch.write(out)
+
+    def _before_layers(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        batch = self._batch
+        if batch is None or not batch.prefix_length:
+            return None
+        if batch.cache is not None:  # heads do not all pass one on
+            kwargs = {**kwargs, "cache": batch.cache}
+        window = getattr(text_config(self._base), "sliding_window", None)
+        if window is None:
+            return args, kwargs
+        given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
+        rows, tokens = next(value for value in given if value is not None).shape[:2]
+        if kwargs["cache"].get_seq_length() + tokens > window:
+            like = torch.empty(rows, tokens, 0, dtype=self._base.dtype, device=self._base.device)
+            kwargs = {**kwargs, "attention_mask": self._prefix_in_sight(batch, like, kwargs)}
+        return args, kwargs
+
+    def _prefix_in_sight(self, batch: Composition, like: Tensor, kwargs: dict[str, Any]) -> Any:
+        """Masks by which every token sees the prefix, however far a layer's window slides."""
+        prefix, config = batch.prefix_length, text_config(self._base)
+        masks = create_masks_for_generate(
+            config=config,
+            inputs_embeds=like,
+            attention_mask=kwargs.get("attention_mask"),
+            cache=kwargs["cache"],
+            or_mask_function=lambda row, head, query, key: key < prefix,
+        )
+        for made in masks.values() if isinstance(masks, dict) else [masks]:
+            if made is None or made.ndim != 4:
+                raise ConfigError(
+                    "A prefix would slide out of this model's attention window under "
+                    f"{config._attn_implementation}; load the base model with "
+                    "attn_implementation='sdpa' or 'eager'."
+                )
+        return masks
+
+
+def _counters(owner: nn.Module) -> list[tuple[nn.Module, Callable[..., Tensor]]]:
+    """The modules that count positions from what the cache holds, and how each of them does."""
+    found: dict[nn.Module, Callable[..., Tensor]] = {}
+    for module in owner.modules():
+        if "cache_length" not in _arguments(module):
+            continue
+        tables = {name: m for name, m in module.named_children() if isinstance(m, nn.Embedding)}
+        found |= {table: _shift for name, table in tables.items() if "position" in name}
+        if not tables:
+            found[module] = _count
+    return list(found.items())
+
+
+def _count(batch: Composition, forward: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    """BART's way: embeddings of the positions behind what a cache of `cache_length` holds."""
+    given = inspect.signature(forward).bind(*args, **kwargs).arguments
+    positions = given.get("position_ids")
+    if positions is not None and positions.ndim > 1:
+        return forward(**given)  # each row's own already
+    shown = next((v for v in given.values() if isinstance(v, Tensor) and v.ndim > 1), None)
+    copies = 1 if shown is None else len(shown) // batch.groups[-1].rows.stop
+    out = []
+    for group, length in zip(batch.groups, batch.prefix_lengths, strict=True):
+        lacking = batch.prefix_length - length
+        own = {**given, "cache_length": given["cache_length"] - lacking}
+        if positions is not None:
+            own["position_ids"] = positions - lacking
+        part = forward(**own)  # [B, T, D], or [1, T, D] or [T, D] for all
+        rows = slice(group.rows.start * copies, group.rows.stop * copies)
+        part = part[rows] if part.ndim == 3 and len(part) > 1 else part
+        out.append(part.expand(rows.stop - rows.start, *part.shape[-2:]))
+    return torch.cat(out)
+
+
+def _shift(batch: Composition, forward: Callable[..., Tensor], positions: Tensor) -> Tensor:
+    """BERT's way: a table of positions that were counted behind the longest prefix."""
+    lacking = batch.prefix_length - batch.prefix_counts(positions.device)
+    return forward((positions - lacking[:, None]).clamp(min=0))
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    return dict(inspect.signature(module.forward).parameters)
+
+
+@contextmanager
+def _around(module: Any, call: Callable[..., Tensor]) -> Iterator[None]:
+    """Call `call(forward, *args)` where `module.forward(*args)` is called, inside the block."""
+    own = module.__dict__.get("forward")
+    module.forward = partial(call, module.forward)
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
