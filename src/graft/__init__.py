@@ -61,13 +61,14 @@ _HOMES = {
         "AutoPeftModelForSequenceClassification",
         "AutoPeftModelForTokenClassification",
     ),
-    "graft.config": ("PeftConfig", "PeftType", "TaskType"),
+    "graft.config": ("PeftType", "TaskType"),
     "graft.errors": ("GraftError",),
     "graft.inspection": ("inspect",),
     "graft.methods": (
         "BitFitConfig",
         "IA3Config",
         "LoraConfig",
+        "PeftConfig",  # with all its kinds, so that it reads any of them
         "PrefixTuningConfig",
         "PromptEncoderConfig",
         "PromptEncoderReparameterizationType",
