@@ -97,7 +97,16 @@ def test_parameters_carry_pefts_names():
         assert {name.rpartition(".")[2] for name in learning} == wanted
 
 
+def in_a_new_process(code: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout.split()
+
+
 def test_importing_graft_loads_no_torch():
     code = "import sys, graft; print('torch' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False"]
+    assert in_a_new_process(code) == ["False", "False"]
+
+
+def test_the_config_alone_reads_every_kind():
+    code = "from graft import PeftConfig as C; print(type(C.from_dict({'peft_type': 'IA3'})).__name__)"
+    assert in_a_new_process(code) == ["IA3Config"]

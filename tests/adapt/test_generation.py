@@ -148,10 +148,11 @@ def test_a_cache_of_mixed_rows_is_in_their_order():
     first = model(IDS[:, :2], adapter_names=names, use_cache=True)
     last = model(IDS[:, 2:], adapter_names=names, cache=first.cache).logits
     torch.testing.assert_close(last[:, -1], whole[:, -1], rtol=0, atol=1e-5)
-    cache = DynamicCache()
-    model(IDS[:, :2], adapter_names=names, cache=cache, return_dict=False)
-    for layer, expected in zip(cache.layers, first.cache.layers, strict=True):
-        torch.testing.assert_close(layer.keys[:, :, :2], expected.keys[:, :, :2])
+    for options in ({"return_dict": False}, {"use_cache": False}):
+        cache = DynamicCache()
+        model(IDS[:, :2], adapter_names=names, cache=cache, **options)
+        for layer, expected in zip(cache.layers, first.cache.layers, strict=True):
+            torch.testing.assert_close(layer.keys[:, :, :2], expected.keys[:, :, :2])
 
 
 def test_a_mask_of_another_form_is_refused():
