@@ -100,7 +100,8 @@ def test_adapt_names_no_method():
     classes |= {cls.config_class.__name__ for cls in METHODS.values()}
     for path in (SRC / "adapt").glob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert not classes & {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}, path
+        names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        assert not classes & names, path
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SRC)))
