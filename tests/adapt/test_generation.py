@@ -141,8 +141,9 @@ def test_a_conversation_goes_on_from_its_cache(name):
     torch.testing.assert_close(last[:, -1], whole[:, -1], rtol=0, atol=1e-5)
 
 
-def test_a_cache_of_mixed_rows_is_in_their_order():
-    model = make_model()
+@pytest.mark.parametrize("family", ["Llama", "GPT2"])  # which gives a cache back or does not
+def test_a_cache_of_mixed_rows_is_in_their_order(family):
+    model = make_model(family)
     names = ["low", "__base__", "low"]
     whole = model(IDS, adapter_names=names).logits
     first = model(IDS[:, :2], adapter_names=names, use_cache=True)
@@ -153,6 +154,17 @@ def test_a_cache_of_mixed_rows_is_in_their_order():
         model(IDS[:, :2], adapter_names=names, cache=cache, **options)
         for layer, expected in zip(cache.layers, first.cache.layers, strict=True):
             torch.testing.assert_close(layer.keys[:, :, :2], expected.keys[:, :, :2])
+
+
+@each_kind
+def test_logits_of_some_positions(name):
+    model = make_model()
+    model.set_adapter(name)
+    whole = model(IDS).logits
+    some = model(IDS, logits_to_keep=torch.tensor([0, 2])).logits
+    torch.testing.assert_close(some, whole[:, [0, 2]], rtol=0, atol=1e-6)
+    last = model(IDS, logits_to_keep=1).logits
+    torch.testing.assert_close(last, whole[:, -1:], rtol=0, atol=1e-6)
 
 
 def test_a_mask_of_another_form_is_refused():

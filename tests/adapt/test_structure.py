@@ -44,6 +44,12 @@ def test_an_encoder_that_is_set_to_be_a_decoder_is_one():
     assert is_causal(transformers.BertLMHeadModel(config))
 
 
+def test_a_decoder_that_is_set_to_be_an_encoder_is_one():
+    model = MODELS["Llama"].model()
+    model.config.is_causal = False
+    assert not is_causal(model)
+
+
 def test_a_module_that_is_no_transformer_sees_everything():
     assert not is_causal(nn.Linear(2, 2))
 

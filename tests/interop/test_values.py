@@ -72,6 +72,16 @@ def test_virtual_tokens_under_a_head(case: Case, name: str) -> None:
     assert_same(outputs(ours, batch), outputs(theirs, batch))
 
 
+def test_the_kinds_of_tokens_are_those_of_the_text() -> None:
+    model = MODELS["bert"]
+    theirs, ours = NAMED["prompt-random"].peft(model), NAMED["prompt-random"].graft(model)
+    randomise(theirs)
+    copy_weights(theirs, ours)
+    batch = make_batch(model)
+    batch["token_type_ids"] = torch.tensor([[0, 0, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1]])
+    assert_same(outputs(ours, batch), outputs(theirs, batch))
+
+
 @pytest.mark.parametrize("kind", ["LoraConfig", "IA3Config"])
 @pytest.mark.parametrize("name", FIVE)
 def test_default_targets_are_those_of_peft(name: str, kind: str) -> None:
