@@ -20,6 +20,7 @@ from .oracle import PEFT_WARNS, assert_same, outputs
 
 pytestmark = PEFT_WARNS
 
+# A collection of others' adapters beside the repository, if there is one.
 ADAPTERS = Path(__file__).parents[3] / "shared" / "data" / "adapters"
 OURS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "LORA", "IA3", "BEFT")
 
