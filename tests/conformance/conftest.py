@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from graft.adapt.model import PeftModel
@@ -16,6 +18,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     families = FAMILIES
     if metafunc.module.__name__.endswith("test_generation"):
         families = [family for family in FAMILIES if family.generates]
+    if metafunc.module.__name__.endswith("test_compilation"):
+        small = {**FAMILIES[0].settings, "num_hidden_layers": 1}  # it takes seconds
+        families = [replace(FAMILIES[0], settings=small)]
     if {"family", "case"} <= set(metafunc.fixturenames):
         pairs = [(f, c) for f in families for c in CASES if not c.is_refused(f, f.task)]
         ids = [f"{family.name}-{case.name}" for family, case in pairs]

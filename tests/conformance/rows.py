@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.adapt.model import PeftModel
+from graft.config import TaskType
 
 from .cases import Case
 from .families import PAD, VOCAB, Family
@@ -80,13 +81,16 @@ def of_row(
     )
 
 
-def attach(base: nn.Module, family: Family, cases: Iterable[Case]) -> PeftModel:
+def attach(
+    base: nn.Module, family: Family, cases: Iterable[Case], task: TaskType | None = None
+) -> PeftModel:
     """`base` with one adapter per case, the first one active; all as if trained."""
     model = PeftModel(base)
     for count, case in enumerate(cases, start=2):
         torch.manual_seed(count)
         own = {} if case.at_layers else {"num_virtual_tokens": count}  # each another number
-        model.add_adapter(case.name, case.config(family, **own))
+        config = case.config(family, task_type=task or family.task, **own)
+        model.add_adapter(case.name, config)
         train(model, case.name)
     model.set_adapter(next(iter(model.adapters)))
     return model

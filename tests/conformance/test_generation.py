@@ -12,7 +12,7 @@ from graft.methods import PrefixAdapter
 
 from .cases import Case
 from .families import EOS, PAD, Family
-from .rows import attach, batch, make_rows
+from .rows import assert_near, attach, batch, make_rows
 
 NEW = 4  # tokens
 BEAMS = {"num_beams": 3, "num_return_sequences": 2}
@@ -104,6 +104,51 @@ def test_mixed_rows(family: Family, crowd: tuple[PeftModel, list[str]]) -> None:
             **prompts(family, [row]), max_new_tokens=NEW, adapter_names=[name], **BEAMS
         )
         assert ended(beams[2 * index : 2 * index + 2]) == ended(alone)
+
+
+@torch.no_grad()
+def test_going_on_from_a_cache(family: Family, crowd: tuple[PeftModel, list[str]]) -> None:
+    """Step by step through `forward`, with the cache that it gave."""
+    model, names = crowd
+    rows = make_rows(len(names))
+    how = {"adapter_names": names, "use_cache": True}
+    inputs = prompts(family, rows)
+    grown = "input_ids"
+    if family.kind == "encoder-decoder":
+        grown = "decoder_input_ids"
+        start = model.config.decoder_start_token_id
+        inputs[grown] = torch.full((len(rows), 1), start)
+    new = []
+    for _ in range(NEW):
+        outputs = model(**inputs, **how)
+        new.append(outputs.logits[:, -1].argmax(-1))
+        inputs[grown] = new[-1][:, None]
+        inputs["cache"] = outputs.cache
+        if family.kind == "decoder":
+            one = torch.ones(len(rows), 1, dtype=torch.long)
+            inputs["attention_mask"] = torch.cat([inputs["attention_mask"], one], dim=1)
+            inputs.pop("position_ids", None)
+    for index, (row, name) in enumerate(zip(rows, names, strict=True)):
+        wanted = decoded(family, model, row, adapter_names=[name])
+        assert [int(step[index]) for step in new][: len(wanted)] == wanted
+
+
+def test_scores_of_beams_stand_in_the_order_of_rows(
+    family: Family, crowd: tuple[PeftModel, list[str]]
+) -> None:
+    model, names = crowd
+    inputs = prompts(family, make_rows(len(names)))
+    out = model.generate(
+        **inputs,
+        adapter_names=names,
+        max_new_tokens=NEW,
+        output_scores=True,
+        return_dict_in_generate=True,
+        **BEAMS,
+    )
+    steps = model.compute_transition_scores(out.sequences, out.scores, out.beam_indices)
+    length = (out.beam_indices >= 0).sum(1)
+    assert_near(steps.sum(1) / length, out.sequences_scores)
 
 
 def ended(out: Tensor) -> list[list[int]]:

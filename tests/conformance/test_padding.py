@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
+from graft.config import TaskType
+
 from .cases import Case
-from .families import Family
+from .families import EOS, Family
 from .rows import assert_near, attach, batch, make_rows, of_row
 
 
@@ -21,3 +26,23 @@ def test_padded_equals_unpadded(family: Family, case: Case) -> None:
             logits = model(**given).logits
             for index in range(len(rows)):
                 assert_near(of_row(family, logits, rows, index, side), alone[index])
+
+
+def test_padded_classifier_equals_unpadded(family: Family, case: Case) -> None:
+    task = TaskType.SEQ_CLS
+    if task not in family.tasks or case.is_refused(family, task):
+        return  # refused loudly: see test_outputs
+    model = attach(family.model(task), family, [case], task)
+    rows = make_rows(3)
+    for row in rows:
+        row[-1] = EOS  # where T5 and BART look
+    alone = torch.cat([model(**classified(family, [row])).logits for row in rows])
+    for side in ("left", "right") if family.kind == "decoder" else ("right",):
+        assert_near(model(**classified(family, rows, side)).logits, alone)
+
+
+def classified(family: Family, rows: list[Tensor], side: str = "right") -> dict[str, Tensor]:
+    """The rows for a classifier, whose decoder, where there is one, reads the same ids."""
+    inputs = batch(family, rows, side)
+    inputs.pop("decoder_input_ids", None)
+    return inputs

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 
 from graft.adapt import merge
@@ -80,6 +82,8 @@ class AttachedAdapters(nn.Module):
             self.saved[path].copies[name] = module
         if adapter.virtual_tokens is not None and self._composer is None:
             self._composer = Composer(self.base_model)
+        if "torch._dynamo" in sys.modules:  # compiled code does not see hooks added later
+            torch.compiler.reset()
         adapter.train(self.training)
         if adapter.config.inference_mode:
             adapter.requires_grad_(False)

@@ -6,7 +6,6 @@ detaching removes two handles. The adapters' parameters live beside the base mod
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -41,8 +40,6 @@ class Site:
             layer.module.register_forward_pre_hook(self._before),
             layer.module.register_forward_hook(self._after),
         ]
-        if "torch._dynamo" in sys.modules:  # compiled code does not see hooks added later
-            torch.compiler.reset()
 
     def add(self, name: str, view: LayerView, adapter: LayerAdapter) -> None:
         """Put an adapter at the layer (`view` is one more view of it)."""

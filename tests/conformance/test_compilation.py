@@ -1,0 +1,37 @@
+"""Adapters attached after a model was compiled act, and go when they are taken off."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from .cases import Case
+from .families import Family
+from .rows import assert_near, attach, batch, make_rows, train
+
+
+@pytest.fixture(autouse=True)
+def _fresh():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@torch.no_grad()
+def test_adapters_after_compilation(family: Family, case: Case) -> None:
+    inputs = batch(family, make_rows(2))
+    wanted = attach(family.model(), family, [case])(**inputs).logits
+    base = family.model().requires_grad_(False)  # or freezing it would compile it anew
+    plain = base(**inputs).logits
+    base.forward = torch.compile(base.forward, backend="eager")
+    assert_near(base(**inputs).logits, plain)
+    for count in (2, 3):  # from here on for any numbers of rows and tokens
+        given = batch(family, make_rows(count))
+        positions = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+        base(**given, position_ids=positions, return_dict=True)
+    model = attach(base, family, [case])
+    assert_near(model(**inputs).logits, wanted)
+    train(model, case.name)
+    assert not torch.allclose(model(**inputs).logits, wanted, atol=1e-3)
+    model.delete_adapter(case.name)
+    assert_near(model(**inputs).logits, plain)
