@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from graft.adapt.model import PeftModel
 from graft.config import PeftConfig, TaskType
+from graft.download import adapter_folder
 from graft.errors import CheckpointError, ConfigError, GraftError, TargetError
-from graft.hub import adapter_folder, load_model, saved_label_names
+from graft.hub import load_model, saved_label_names
 
 __all__ = [
     "AutoPeftModel",
@@ -34,7 +35,11 @@ class AutoPeftModel:
         is_trainable: bool = False,
         base_model: str | None = None,
         dtype: Any = None,
-        **hub: Any,
+        torch_dtype: Any = None,
+        revision: str | None = None,
+        subfolder: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
     ) -> PeftModel:
         """The base model with the adapter at `model_id`.
 
@@ -44,13 +49,17 @@ class AutoPeftModel:
             is_trainable: Whether it shall go on learning.
             base_model: The base model, where the config's name for it does not lead there.
             dtype: Of the base model's weights; None takes that of its files.
-            **hub: `revision`, `subfolder`, `cache_dir`, `token` of the adapter.
+            torch_dtype: The older name of `dtype`.
+            revision: Of the adapter, on its hub; so are the next three.
+            subfolder: Folder of the adapter in the repository.
+            cache_dir: Where downloads are kept.
+            token: For private repositories.
 
         Raises:
             ConfigError: No base model named, or an adapter of another task.
             CheckpointError: No adapter there, or one that does not fit.
         """
-        folder = adapter_folder(model_id, **hub)
+        folder = adapter_folder(model_id, revision, subfolder, cache_dir, token)
         config = PeftConfig.from_pretrained(folder)
         base = base_model or config.base_model_name_or_path
         if not base:
@@ -65,7 +74,9 @@ class AutoPeftModel:
         labels = saved_label_names(folder)
         base_revision = None if base_model else config.revision
         try:
-            model = load_model(base, task, label_names=labels, dtype=dtype, revision=base_revision)
+            model = load_model(
+                base, task, label_names=labels, dtype=dtype or torch_dtype, revision=base_revision
+            )
         except GraftError as error:
             if base_model:
                 raise

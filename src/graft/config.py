@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from graft.atomic import write_text
+from graft.download import CONFIG_NAME, adapter_folder
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
 __all__ = ["CONFIG_NAME", "PeftConfig", "PeftType", "TaskType", "as_enum"]
-
-CONFIG_NAME = "adapter_config.json"
 
 
 class PeftType(StrEnum):
@@ -181,9 +180,14 @@ class PeftConfig:
         return json.dumps(self.to_dict(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> PeftConfig:
-        """Read `adapter_config.json` from the folder `path`."""
-        return cls.from_dict(cls.from_json_file(Path(path) / CONFIG_NAME))
+    def from_pretrained(cls, path: str | Path, **hub: Any) -> PeftConfig:
+        """Read `adapter_config.json` from a folder, or from a repository on a hub.
+
+        Args:
+            path: As in `graft.download.adapter_folder`; so are the other arguments.
+            **hub: `revision`, `subfolder`, `cache_dir`, `token`.
+        """
+        return cls.from_dict(cls.from_json_file(adapter_folder(path, **hub) / CONFIG_NAME))
 
     @staticmethod
     def from_json_file(path: str | Path) -> dict[str, Any]:

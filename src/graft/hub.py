@@ -1,4 +1,4 @@
-"""Base models, tokenizers and adapters' files: from a folder, the Hugging Face hub or ModelScope.
+"""Base models and tokenizers: from a folder, the Hugging Face hub or ModelScope.
 
 Code that comes with a model is never run. Weights are safetensors, or a `.bin` that transformers
 reads without unpickling objects, where there is nothing else.
@@ -9,24 +9,13 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -36,12 +25,18 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from graft.config import CONFIG_NAME, TaskType
+from graft.config import TaskType
+from graft.download import (
+    CONFIG_NAME,
+    LABELS_NAME,
+    first_line,
+    hugging_face_errors,
+    modelscope_snapshot,
+)
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
 __all__ = [
     "LABELS_NAME",
-    "adapter_folder",
     "load_config",
     "load_model",
     "load_skeleton",
@@ -51,7 +46,6 @@ __all__ = [
     "task_of",
 ]
 
-LABELS_NAME = "labels.json"  # beside an adapter for SEQ_CLS: the names of its classes, in order
 
 _LOG = logging.getLogger("graft")
 
@@ -72,16 +66,6 @@ _TASKS = {
     "ForTokenClassification": TaskType.TOKEN_CLS,
     "ForQuestionAnswering": TaskType.QUESTION_ANS,
 }
-_ADAPTER_FILES = (
-    CONFIG_NAME,
-    "adapter_model.*",
-    "graft_state.safetensors",
-    "tokenizer*",
-    "*.jinja",
-    LABELS_NAME,
-    "run.yaml",
-    "summary.json",
-)
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -251,108 +235,17 @@ def _check_folder(folder: Path, weights: bool = True) -> None:
                 )
 
 
-def adapter_folder(
-    source: str | Path,
-    revision: str | None = None,
-    subfolder: str | None = None,
-    cache_dir: str | Path | None = None,
-    token: str | bool | None = None,
-) -> Path:
-    """The folder here that holds the adapter `source`, downloaded where it lies on a hub.
-
-    Args:
-        source: A folder, `ORG/NAME` or `hf:ORG/NAME` on Hugging Face, `ms:ORG/NAME` on ModelScope.
-        revision: Branch, tag or commit on the hub.
-        subfolder: Folder of the adapter in `source`.
-        cache_dir: Where downloads are kept; None for the hub's own cache.
-        token: For private repositories on Hugging Face.
-
-    Raises:
-        ConfigError: No such folder or id.
-        CheckpointError: A folder that holds no adapter.
-    """
-    kind, _, name = str(source).partition(":")
-    folder = Path(source).expanduser()
-    if kind == "ms":
-        folder = Path(_modelscope_snapshot(name, revision))
-    elif not folder.is_dir():
-        name = str(source).removeprefix("hf:")
-        if folder.is_absolute() or str(source).startswith((".", "~")) or name.count("/") != 1:
-            raise CheckpointError(f"There is no adapter folder {source}.")
-        inside = f"{subfolder}/" if subfolder else ""
-        with _hugging_face_errors(name, revision, "adapter"):
-            snapshot = snapshot_download(
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                token=token,
-                allow_patterns=[f"{inside}{pattern}" for pattern in _ADAPTER_FILES],
-            )
-        folder = Path(snapshot)
-    folder = folder / (subfolder or "")
-    if not (folder / CONFIG_NAME).is_file():
-        inside = [entry.parent.name for entry in folder.glob(f"*/{CONFIG_NAME}")]
-        hint = f" There are adapters in it: {', '.join(sorted(inside))}." if inside else ""
-        raise CheckpointError(f"{folder} holds no adapter: it has no {CONFIG_NAME}.{hint}")
-    return folder
-
-
 def _on_hugging_face(name: str, revision: str | None) -> str:
     """`name`, once its config is known to be there."""
-    with _hugging_face_errors(name, revision, "base model"):
+    with hugging_face_errors(name, revision, "base model"):
         hf_hub_download(name, "config.json", revision=revision)
     return name
 
 
-@contextmanager
-def _hugging_face_errors(name: str, revision: str | None, what: str) -> Iterator[None]:
-    """Turn the client's errors inside the block into a sentence each."""
-    try:
-        yield
-    except HFValidationError:
-        raise ConfigError(
-            f"{name!r} is neither a folder here nor an id of the form ORG/NAME."
-        ) from None
-    except GatedRepoError:
-        raise ConfigError(
-            f"{name} asks for its licence to be accepted: do so on its page, then log in with "
-            "`hf auth login`."
-        ) from None
-    except RepositoryNotFoundError:
-        raise ConfigError(
-            f"There is no folder {name} here and no model {name} on Hugging Face (or it is "
-            "private: log in with `hf auth login`)."
-        ) from None
-    except RevisionNotFoundError:
-        raise ConfigError(f"{name} has no revision {revision!r} on Hugging Face.") from None
-    except LocalEntryNotFoundError:
-        raise ConfigError(
-            f"There is no folder {name} here, the {what} is not in the local cache, and Hugging "
-            "Face cannot be reached. Check the connection, or set HF_ENDPOINT to a mirror."
-        ) from None
-    except EntryNotFoundError:
-        raise CheckpointError(f"{name} on Hugging Face is no {what}: no config.json.") from None
-    except HfHubHTTPError as error:
-        raise ConfigError(f"Hugging Face does not give {name}: {_first_line(error)}") from None
-
-
 def _from_modelscope(name: str, revision: str | None) -> str:
-    folder = _modelscope_snapshot(name, revision)
+    folder = modelscope_snapshot(name, revision)
     _check_folder(Path(folder))
     return folder
-
-
-def _modelscope_snapshot(name: str, revision: str | None) -> str:
-    try:
-        from modelscope import snapshot_download as download  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise ConfigError(
-            f"ms:{name} needs the package modelscope: pip install 'graft-peft[modelscope]'."
-        ) from None
-    try:
-        return str(download(name, revision=revision))
-    except Exception as error:  # the package promises no classes of errors
-        raise ConfigError(f"ModelScope does not give {name}: {_first_line(error)}") from None
 
 
 def _check_misfits(source: str, model: PreTrainedModel, misfits: dict[str, Any]) -> None:
@@ -389,8 +282,4 @@ def _and_more(names: list[str]) -> str:
 def _unreadable(source: str, what: str, error: Exception) -> CheckpointError:
     if "trust_remote_code" in str(error):
         return CheckpointError(f"{source} brings code of its own, which graft does not run.")
-    return CheckpointError(f"{source} cannot be read as {what}: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return CheckpointError(f"{source} cannot be read as {what}: {first_line(error)}")

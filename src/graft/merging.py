@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from graft.atomic import whole_folder
 from graft.config import PeftConfig, TaskType
+from graft.download import adapter_folder
 from graft.errors import CheckpointError, MergeError
-from graft.hub import adapter_folder, load_config, load_model, load_tokenizer
+from graft.hub import load_config, load_model, load_tokenizer
 from graft.inference import Predictor
 
 __all__ = ["DTYPES", "MergeReport", "merge"]

@@ -27,8 +27,8 @@ from graft.adapt.adapter import (
 )
 from graft.atomic import write_bytes, write_text
 from graft.config import CONFIG_NAME, PeftConfig
+from graft.download import adapter_folder
 from graft.errors import CheckpointError, ConfigError, did_you_mean
-from graft.hub import adapter_folder
 from graft.methods.base import check_shape
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from graft.methods import PrefixAdapter, PromptAdapter
 
 __all__ = ["PeftModel", "get_peft_model"]
 
-_SAVING = ("safe_serialization", "is_main_process")
+_SAVING = ("safe_serialization", "is_main_process", "save_embedding_layers")
 
 
 def get_peft_model(
@@ -218,7 +218,8 @@ class PeftModel(AttachedAdapters):
         Args:
             save_directory: The folder.
             selected_adapters: Names; None: all.
-            **kwargs: PEFT's `safe_serialization=True` and `is_main_process`.
+            **kwargs: PEFT's `is_main_process`. `safe_serialization` can only be True, and
+                `save_embedding_layers` changes nothing: base weights are never copied.
 
         Raises:
             ConfigError: For an argument that does not exist, or an adapter.

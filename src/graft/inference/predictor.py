@@ -22,8 +22,9 @@ from graft.auto import AutoPeftModel
 from graft.config import PeftConfig, TaskType
 from graft.data.formats import Message
 from graft.data.template import Encoder, render_prompt
+from graft.download import adapter_folder
 from graft.errors import ConfigError, DataError
-from graft.hub import adapter_folder, load_tokenizer
+from graft.hub import load_tokenizer
 from graft.inference.sampling import Sampling
 from graft.inference.streaming import TextPieces, decoded
 
