@@ -261,3 +261,56 @@ def test_a_model_that_is_not_made_yet_has_no_attributes():
     bare = PeftModel.__new__(PeftModel)  # as when it is unpickled
     with pytest.raises(AttributeError):
         _ = bare.anything
+
+
+def test_an_adapter_is_active_once(model):
+    with pytest.raises(ConfigError, match="'first' is named twice"):
+        model.set_adapter(["first", "first"])
+    assert model.active_adapters == ["first"]
+
+
+@pytest.mark.parametrize("is_merged", [False, True])
+def test_what_is_deleted_while_disabled_does_not_come_back(model, is_merged):
+    model.set_adapter(["first", "second"])
+    if is_merged:
+        model.merge_adapter()
+    with model.disable_adapter():
+        model.delete_adapter("first")
+    assert model.active_adapters == ["second"]
+    assert model.merged_adapters == ["second"] * is_merged
+
+
+def test_a_new_adapter_starts_from_the_base_models_own_weights(model):
+    expected = model(X)
+    model.merge_adapter()
+    dora = LoraConfig(r=2, target_modules=["0"], use_dora=True, modules_to_save=["2"])
+    model.add_adapter("third", dora)
+    own = Net()
+    torch.testing.assert_close(model.adapter("third").saved["2"].weight, own[2].weight)
+    magnitude = model.adapter("third").layers["0"].lora_magnitude_vector
+    torch.testing.assert_close(magnitude, own[0].weight.norm(dim=1))
+    torch.testing.assert_close(model(X), expected)
+
+
+def test_the_own_weights_go_where_the_model_goes(model):
+    model.merge_adapter()
+    model.double()
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        torch.testing.assert_close(model(X.double()), Net().double()(X.double()))
+
+
+def test_two_models_on_one_base_leave_each_other_their_modules():
+    base = Net()
+    config = LoraConfig(target_modules=["0"], init_lora_weights=False, modules_to_save=["2"])
+    one, two = get_peft_model(base, config), get_peft_model(base, config)
+    nn.init.normal_(two.adapter("default").saved["2"].weight)
+    expected = two(X)
+    one.unload()
+    assert torch.equal(two(X), expected)
+    two.unload()
+    assert torch.equal(base(X), Net()(X))
+    again, other = get_peft_model(base, config), get_peft_model(base, config)
+    adapted = again(X)
+    other.unload()  # in the other order
+    assert torch.equal(again(X), adapted)

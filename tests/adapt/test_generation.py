@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import DynamicCache, GenerationConfig
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 from conformance.families import FAMILIES
 from graft import (
@@ -55,7 +60,7 @@ def test_lengths_count_the_text_alone(name):
 def test_settings_go_on_as_they_came(monkeypatch):
     model, seen = make_model(), {}
 
-    def generate(**given):
+    def generate(inputs=None, **given):
         seen.update(given)
         return torch.zeros(3, 9)
 
@@ -172,3 +177,52 @@ def test_a_mask_of_another_form_is_refused():
     model.set_adapter("soft")
     with pytest.raises(ConfigError, match=r"must be \[rows, tokens\], not \(3, 1, 3, 3\)"):
         model(IDS, attention_mask=torch.ones(3, 1, 3, 3))
+
+
+@each_kind
+def test_lengths_count_embeddings_of_the_text_alone(name):
+    model = make_model()
+    model.set_adapter(name)
+    expected = model.generate(IDS, max_new_tokens=4, **GREEDY)[:, 3:]
+    embeds = model.get_input_embeddings()(IDS)
+    assert torch.equal(model.generate(inputs_embeds=embeds, max_length=7, **GREEDY), expected)
+    least = {"min_length": 7, "eos_token_id": list(range(1, 64)), "pad_token_id": 0}
+    given = model.generate(inputs_embeds=embeds, max_new_tokens=6, **least, **GREEDY)
+    assert given.shape[1] >= 5  # four that cannot end, and the end
+
+
+@each_kind
+def test_a_config_may_be_the_second_argument(name):
+    model = make_model()
+    model.set_adapter(name)
+    config = GenerationConfig(max_new_tokens=2, do_sample=False)
+    assert model.generate(IDS, config).shape == (3, 5)
+
+
+def test_layers_are_adapted_whatever_the_model_reads():
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        vocab_size=64, d_model=32, num_mel_bins=8, max_source_positions=20, max_target_positions=20,
+        encoder_layers=1, encoder_attention_heads=4, encoder_ffn_dim=32,
+        decoder_layers=1, decoder_attention_heads=4, decoder_ffn_dim=32,
+        pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+        suppress_tokens=None, begin_suppress_tokens=None,
+    )  # fmt: skip
+    low = LoraConfig(target_modules=["q_proj", "fc2"], init_lora_weights=False)
+    model = get_peft_model(WhisperForConditionalGeneration(config), low).eval()
+    heard = torch.randn(2, 8, 40)
+    options = {"max_new_tokens": 5, "output_logits": True, "return_dict_in_generate": True}
+    out = model.generate(input_features=heard, **options, **GREEDY)
+    start = torch.ones(2, 1, dtype=torch.long)
+    expected = model(input_features=heard, decoder_input_ids=start).logits[:, -1]
+    torch.testing.assert_close(out.logits[0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how", [{"prompt_lookup_num_tokens": 2}, {"assistant_model": MODELS["Llama"].model()}]
+)
+def test_a_prefix_is_not_assisted(how):
+    model = make_model()
+    model.set_adapter("prefix")
+    with pytest.raises(ConfigError, match="cannot start behind a prefix; leave it out"):
+        model.generate(IDS[:1], max_new_tokens=2, **how)

@@ -127,3 +127,13 @@ def test_unloading_gives_the_base_model_back_even_when_merged():
     assert torch.equal(base(IDS).logits, plain)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules())
     assert list(model.adapters) == []
+
+
+@pytest.mark.parametrize("name", ["embed_tokens", "lm_head"])
+def test_what_is_tied_to_a_module_that_is_taken_over_stays(name):
+    model = attach(lora(modules_to_save=[name]), "Gemma2")
+    assert model.base_model.lm_head.weight is model.base_model.model.embed_tokens.weight
+    for copy in model.adapter("default").saved.values():
+        torch.nn.init.normal_(copy.weight)
+    adapted = model(IDS).logits
+    torch.testing.assert_close(model.merge_and_unload()(IDS).logits, adapted, rtol=0, atol=1e-5)

@@ -110,8 +110,20 @@ def test_a_class_of_ones_own_stays():
 
 
 def test_generate_needs_something_to_go_on(model):
+    expected = MODELS["Llama"].model().generate(max_new_tokens=2, do_sample=False)
+    with model.disable_adapter():  # the base model starts from its own first token
+        assert torch.equal(model.generate(max_new_tokens=2, do_sample=False), expected)
+    model.set_adapter("soft")
     with pytest.raises(ConfigError, match="needs input_ids or inputs_embeds"):
         model.generate(max_new_tokens=2)
+
+
+def test_the_rows_are_those_of_the_text_whatever_comes_first(model):
+    model.set_adapter("soft")
+    positions = torch.arange(IDS.shape[1])[None]
+    expected = model(IDS).logits
+    given = model(position_ids=positions, input_ids=IDS).logits
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["default", "soft"])

@@ -86,3 +86,8 @@ def test_values_of_the_rows_are_sorted_and_others_left():
     assert type(nested) is tuple
     assert type(nested[1]) is list
     assert nested[0][0].flatten().tolist() == nested[1][0].flatten().tolist() == [2, 0, 1]
+
+
+def test_an_adapter_acts_once_on_a_row():
+    with pytest.raises(ConfigError, match="'cat' is named twice"):
+        group_rows(["dog", ["cat", "dog", "cat"]], KNOWN)

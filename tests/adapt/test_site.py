@@ -125,3 +125,13 @@ def test_who_gives_a_layer_a_bias_that_it_has_not():
     other = Site(with_bias, Router())
     other.add("bias", with_bias, BitFit(BitFitConfig(), with_bias))
     assert not other.adds_bias("bias")
+
+
+@pytest.mark.parametrize("active", ["input", "output", "bias"])
+def test_what_acts_on_a_merged_layer_does_what_it_did(site, active):
+    x = torch.randn(3, 5, dtype=torch.float64)
+    both = run(site, x, (3, ("low", active)))
+    site.merge("low")
+    torch.testing.assert_close(run(site, x, (3, ("low", active))), both, rtol=0, atol=1e-12)
+    mixed = run(site, x, (1, (active,)), (2, ()))
+    torch.testing.assert_close(mixed[:1], both[:1], rtol=0, atol=1e-12)

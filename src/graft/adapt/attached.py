@@ -17,7 +17,7 @@ from graft.adapt.compose import Composer
 from graft.adapt.layers import LayerView
 from graft.adapt.parameters import ParameterView
 from graft.adapt.routed import ParameterSite, SavedModule
-from graft.adapt.routing import BASE, Router
+from graft.adapt.routing import BASE, Router, each_once
 from graft.adapt.site import Site
 from graft.adapt.status import LayerStatus, ModelStatus, get_layer_status, get_model_status
 from graft.config import PeftConfig
@@ -65,7 +65,8 @@ class AttachedAdapters(nn.Module):
             TargetError: Targets that match nothing.
         """
         self._check_name(adapter_name)
-        self.attach(adapter_name, build_adapter(self.base_model, peft_config))
+        with self.unmerged():  # many an adapter starts from the weights
+            self.attach(adapter_name, build_adapter(self.base_model, peft_config))
 
     def attach(self, name: str, adapter: Adapter) -> None:
         """Put an adapter that was built for this base model in place."""
@@ -117,7 +118,10 @@ class AttachedAdapters(nn.Module):
             adapter_name: A name, or several.
             inference_mode: Also stop them from learning.
         """
-        self._active = self._require(adapter_name)
+        self._active = each_once(self._require(adapter_name))
+        if len(set(self._active)) < len(self._active):
+            self._active = ()
+            raise ConfigError("x")
         if inference_mode:
             self.set_requires_grad(self._active, False)
 
@@ -157,8 +161,9 @@ class AttachedAdapters(nn.Module):
         """
         self._check_name(adapter_name)
         how = Combination(combination_type, svd_rank, density, majority_sign_method)
-        combined, errors = combine(self, self._require(adapters), weights, how)
-        self.attach(adapter_name, combined)
+        with self.unmerged():
+            combined, errors = combine(self, self._require(adapters), weights, how)
+            self.attach(adapter_name, combined)
         return errors
 
     def delete_adapter(self, adapter_name: str) -> None:
@@ -180,16 +185,22 @@ class AttachedAdapters(nn.Module):
     @contextmanager
     def disable_adapter(self) -> Iterator[None]:
         """The base model alone inside the block, merged adapters taken out; then as it was."""
-        active, merged = self._active, self.merged_adapters
-        if merged:
-            merge.unmerge(self)
-        self._active = ()
+        active, self._active = self._active, ()
+        try:
+            with self.unmerged():
+                yield
+        finally:  # without what was deleted inside
+            self._active = tuple(name for name in active if name in self.adapters)
+
+    @contextmanager
+    def unmerged(self) -> Iterator[None]:
+        """The base model's own weights inside the block; then what was merged is again."""
+        merged = self.merged_adapters
+        merge.unmerge(self)
         try:
             yield
         finally:
-            self._active = active
-            if merged:
-                merge.merge(self, merged)
+            merge.merge(self, [name for name in merged if name in self.adapters])
 
     def disable_adapter_layers(self) -> None:
         """The base model alone, until `enable_adapter_layers`.
@@ -271,6 +282,13 @@ class AttachedAdapters(nn.Module):
     def adapter(self, name: str) -> Adapter:
         """The adapter called `name`."""
         return self.adapters[self._require(name)[0]]  # pyright: ignore[reportReturnType]
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)
+        for site in self.sites.values():  # weights that merged ones stand in for go along
+            for kept in site.kept_parameters():
+                kept.data = fn(kept.data)
+        return self
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -157,9 +157,10 @@ def load(
             raise ConfigError(f"Loading an adapter has no argument {argument!r}.{hint}")
     folder = adapter_folder(source, **{name: hub[name] for name in _HUB if name in hub})
     config, tensors, beside = read(folder)
-    tensors = of_adapter(tensors, model.base_model, str(source))
-    config = config.located(tensors).changed(inference_mode=not is_trainable)
-    adapter = build_adapter(model.base_model, config)
+    with model.unmerged():
+        tensors = of_adapter(tensors, model.base_model, str(source))
+        config = config.located(tensors).changed(inference_mode=not is_trainable)
+        adapter = build_adapter(model.base_model, config)
     set_tensors(adapter, tensors, beside, str(source))
     if is_trainable and adapter.virtual_tokens is not None and adapter.virtual_tokens.is_fixed:
         raise ConfigError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from transformers import Cache
 
 from graft.adapt.compose import Composer
 from graft.adapt.composition import Composition
+from graft.adapt.outputs import without_virtual_tokens
 from graft.adapt.routing import in_group_order
 from graft.errors import ConfigError
 
@@ -18,6 +20,13 @@ if TYPE_CHECKING:
     from graft.adapt.model import PeftModel
 
 __all__ = ["generate"]
+
+_NOT_WITH_PREFIX = (
+    "cache_implementation",
+    "assistant_model",
+    "assistant_early_exit",
+    "prompt_lookup_num_tokens",
+)
 
 
 def generate(
@@ -28,12 +37,16 @@ def generate(
     kwargs: dict[str, Any],
 ) -> Any:
     """See `PeftModel.generate`."""
-    inputs = dict(kwargs)
-    if args:
-        inputs["input_ids"] = args[0]
+    base: Any = model.base_model
+    named = zip(inspect.signature(base.generate).parameters, args, strict=False)
+    inputs = {**dict(named), **kwargs}
+    if adapter_names is None:
+        _, groups = model.route(None, 1)  # the number of rows does not matter to one group
+        if not model.has_virtual_tokens(groups):
+            with model.router.use(groups), torch.no_grad():
+                return base.generate(**inputs)  # from whatever the model reads, sounds too
     if "inputs" in inputs:
         inputs["input_ids"] = inputs.pop("inputs")
-    base: Any = model.base_model
     ids, embeds = inputs.get("input_ids"), inputs.get("inputs_embeds")
     shown = ids if ids is not None else embeds
     if shown is None:
@@ -44,10 +57,7 @@ def generate(
     if ids is not None and inputs.get("attention_mask") is None:
         inputs["attention_mask"] = _mask_of(base, inputs["input_ids"], inputs)
     with model.router.use(groups), torch.no_grad():
-        virtual = any(
-            model.adapter(n).virtual_tokens is not None for g in groups for n in g.adapters
-        )
-        if not virtual:
+        if not model.has_virtual_tokens(groups):
             out = base.generate(**inputs)
         else:
             assert composer is not None
@@ -68,6 +78,9 @@ def _with_virtual_tokens(
             f"cache_implementation={setting['cache_implementation']!r} cannot take a prefix; "
             "leave it out."
         )
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
+        if batch.prefix_length and setting.get(name):
+            raise ConfigError(f"{name} cannot start behind a prefix; leave it out.")
     if setting.get("prefill_chunk_size"):
         raise ConfigError("prefill_chunk_size does not go with virtual tokens; leave it out.")
     front = (
@@ -75,28 +88,27 @@ def _with_virtual_tokens(
         if composer.encoder_decoder
         else batch.length + batch.prefix_length - text
     )
-    if inputs.get("input_ids") is not None or composer.encoder_decoder:
-        config = copy.deepcopy(config)
-        for name in ("max_length", "min_length"):
-            if not setting.get(name):
-                continue
-            # transformers wants a config or arguments, not both.
-            if config is None or inputs.get(name) is not None:
-                inputs[name] = setting[name] + front
-            else:
-                setattr(config, name, setting[name] + front)
-        if config is not None:
-            inputs["generation_config"] = config
+    config = copy.deepcopy(config)
+    for name in ("max_length", "min_length"):
+        if not setting.get(name):
+            continue
+        # transformers wants a config or arguments, not both.
+        if config is None or inputs.get(name) is not None:
+            inputs[name] = setting[name] + front
+        else:
+            setattr(config, name, setting[name] + front)
+    if config is not None:
+        inputs["generation_config"] = config
     copies = max(setting.get("num_beams") or 1, setting.get("num_return_sequences") or 1)
     arguments = composer.generation_inputs(batch, inputs, copies)
     with composer.entering(batch, inputs, again=setting.get("use_cache") is False):
         out = base.generate(**arguments)
-    if inputs.get("input_ids") is None and not composer.encoder_decoder:
-        return out  # from embeddings: transformers gives the new tokens alone
+    # From embeddings, transformers gives the new tokens alone.
+    shown = front if inputs.get("input_ids") is not None or composer.encoder_decoder else 0
     if isinstance(out, torch.Tensor):
-        return out[:, front:]
-    out["sequences"] = out["sequences"][:, front:]
-    return out
+        return out[:, shown:]
+    out["sequences"] = out["sequences"][:, shown:]
+    return without_virtual_tokens(out, batch, composer.encoder_decoder, same_ids=False)
 
 
 def _mask_of(base: Any, ids: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

@@ -151,6 +151,10 @@ class LayerView(ABC):
         if bias is not None:
             self.owner.bias = nn.Parameter(bias.to(stored.dtype), requires_grad=False)
 
+    def kept_parameters(self) -> list[nn.Parameter]:
+        """The layer's own parameters that are no longer the module's."""
+        return [parameter for parameter in self.kept or () if parameter is not None]
+
     def restore(self) -> None:
         """Put the layer's own parameters back."""
         if self.kept is not None:

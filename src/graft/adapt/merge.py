@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from graft.errors import MergeError
@@ -61,9 +62,18 @@ def merge_and_unload(model: PeftModel, names: Sequence[str]) -> nn.Module:
         saved.detach()
         chosen = [name for name in names if name in saved.copies]
         if chosen:
-            saved.module.load_state_dict(saved.copies[chosen[-1]].state_dict())
+            _take_over(saved.module, saved.copies[chosen[-1]])
     model.sites.clear()
     model.saved.clear()
     model.adapters.clear()
     model.set_adapter([])
     return model.unload()
+
+
+def _take_over(module: nn.Module, trained: nn.Module) -> None:
+    """Give `module` the values of its copy, in new parameters: what is tied to it stays."""
+    for path, own in list(module.named_parameters()):
+        owner, _, name = path.rpartition(".")
+        new = nn.Parameter(torch.empty_like(own), requires_grad=False)
+        setattr(module.get_submodule(owner), name, new)
+    module.load_state_dict(trained.state_dict())

@@ -91,7 +91,8 @@ class PeftModel(AttachedAdapters):
                 )
         return order, groups
 
-    def _has_virtual_tokens(self, groups: Sequence[RowGroup]) -> bool:
+    def has_virtual_tokens(self, groups: Sequence[RowGroup]) -> bool:
+        """Whether rows of `groups` have a prompt or a prefix."""
         return any(self.adapters[n].virtual_tokens is not None for g in groups for n in g.adapters)
 
     def compose(self, groups: Sequence[RowGroup], text: int) -> Any:
@@ -119,7 +120,8 @@ class PeftModel(AttachedAdapters):
         """
         named = zip(inspect.signature(self.base_model.forward).parameters, args, strict=False)
         inputs = {**dict(named), **kwargs}
-        first = next((v for v in inputs.values() if isinstance(v, torch.Tensor)), None)
+        read = [inputs.get("input_ids"), inputs.get("inputs_embeds"), *inputs.values()]
+        first = next((v for v in read if isinstance(v, torch.Tensor)), None)
         if first is None:
             raise ConfigError("forward() needs at least one tensor, such as input_ids.")
         rows = first.shape[0]
@@ -132,7 +134,7 @@ class PeftModel(AttachedAdapters):
 
     def _run(self, groups: Sequence[RowGroup], inputs: dict[str, Any]) -> Any:
         with self.router.use(groups):
-            if not self._has_virtual_tokens(groups):
+            if not self.has_virtual_tokens(groups):
                 return self.base_model(**inputs)
             composer = self._composer
             assert composer is not None
@@ -178,7 +180,10 @@ class PeftModel(AttachedAdapters):
     # --- merging --------------------------------------------------------------------------
 
     def merge_adapter(self, adapter_names: Sequence[str] | None = None) -> None:
-        """Fold adapters (the active ones) into the base model's weights until `unmerge_adapter`."""
+        """Fold adapters (the active ones) into the base model's weights until `unmerge_adapter`.
+
+        What is merged acts before what is active, and whatever is active.
+        """
         merge.merge(self, self._require(self._active if adapter_names is None else adapter_names))
 
     def unmerge_adapter(self) -> None:

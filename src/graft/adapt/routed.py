@@ -34,11 +34,20 @@ class Routed(ABC):
         self.path = path
         self.router = router
         self._original: Callable[..., Any] = module.forward
+        self._was_replaced = "forward" in module.__dict__
         module.forward = self._forward
 
     def detach(self) -> None:
-        """Give the module its own `forward` back."""
+        """Give the module its own `forward` back.
+
+        Where something else has taken it over since (a second model on the same base), that stays;
+        what it calls here passes through, as no adapter is left.
+        """
+        if self.module.__dict__.get("forward") != self._forward:
+            return
         del self.module.__dict__["forward"]
+        if self._was_replaced:
+            self.module.forward = self._original
 
     @abstractmethod
     def call(self, adapters: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
@@ -155,6 +164,10 @@ class ParameterSite(Routed):
         for view in self.views.values():
             view.restore()
         self.merged.clear()
+
+    def kept_parameters(self) -> list[nn.Parameter]:
+        """The module's own parameters, while merged ones stand in for them."""
+        return [kept for view in self.views.values() for kept in view.kept_parameters()]
 
     def adds_bias(self, name: str) -> bool:
         """Whether the adapter `name` gives a layer a bias that it has no place for."""

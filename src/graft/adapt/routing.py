@@ -14,7 +14,7 @@ from transformers import Cache
 
 from graft.errors import ConfigError, did_you_mean
 
-__all__ = ["BASE", "Router", "RowGroup", "group_rows", "in_group_order"]
+__all__ = ["BASE", "Router", "RowGroup", "each_once", "group_rows", "in_group_order"]
 
 BASE = "__base__"  # the name for rows that no adapter acts on
 
@@ -93,6 +93,14 @@ def _names_of_row(entry: str | Sequence[str], known: Sequence[str]) -> tuple[str
     for name in names:
         if name not in known:
             raise ConfigError(f"There is no adapter {name!r}.{did_you_mean(name, [*known, BASE])}")
+    return each_once(names)
+
+
+def each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    """`names` as they are; a ConfigError where one is there twice."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f"{name!r} is named twice in {list(names)}; an adapter acts once.")
     return names
 
 

@@ -7,6 +7,7 @@ detaching removes two handles. The adapters' parameters live beside the base mod
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -69,6 +70,10 @@ class Site:
         self.layer.restore()
         self.merged.clear()
 
+    def kept_parameters(self) -> list[nn.Parameter]:
+        """The layer's own parameters, while merged ones stand in for them."""
+        return self.layer.kept_parameters()
+
     def _parts(self) -> list[list[Affine]]:
         return [
             [
@@ -112,6 +117,19 @@ class Site:
         return x
 
     def _adapt_output(self, group: list[Affine], x: Tensor, y: Tensor) -> Tensor:
+        if self.merged and any(affine.in_scale is not None for affine in group):
+            y = y + self._owed_by_merged(x - self._scale_input(group, x), y)
         for affine in group:
             y = affine.adapt_output(self.layer, x, y)
         return y
+
+    def _owed_by_merged(self, lost: Tensor, y: Tensor) -> Tensor:
+        """What merged low-rank updates would have made of `lost`, the input that they do not see.
+
+        They read the layer's own input, but in the weight they get it scaled like the weight does.
+        """
+        owed = torch.zeros_like(y)
+        for name in self.merged:
+            affine = replace(self.adapters[name].affine(self.layer), shift=None, dropout=0.0)
+            owed = affine.adapt_output(self.layer, lost, owed)
+        return owed
