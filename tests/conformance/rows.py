@@ -149,3 +149,12 @@ def taken_gradients(model: PeftModel) -> dict[str, Tensor]:
     taken = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     return taken
+
+
+def shapes(nest: Any) -> Any:
+    """The shapes of all tensors, in the nest in which they came; caches aside."""
+    if isinstance(nest, Tensor):
+        return tuple(nest.shape)
+    if isinstance(nest, dict):
+        return {name: shapes(value) for name, value in nest.items() if name != "cache"}
+    return [shapes(value) for value in nest] if isinstance(nest, tuple | list) else nest

@@ -12,7 +12,7 @@ from graft.methods import PrefixAdapter
 
 from .cases import Case
 from .families import EOS, PAD, Family
-from .rows import assert_near, attach, batch, make_rows
+from .rows import assert_near, attach, batch, make_rows, shapes
 
 NEW = 4  # tokens
 BEAMS = {"num_beams": 3, "num_return_sequences": 2}
@@ -63,6 +63,12 @@ def test_greedy_equals_decoding_without_a_cache(family: Family, case: Case) -> N
     if family.kind == "decoder":
         assert torch.equal(out[:, : inputs["input_ids"].shape[1]], inputs["input_ids"])
     assert_tokens(model.generate(**embedded(family, model, inputs), max_new_tokens=NEW), wanted)
+    if issubclass(case.method, PrefixAdapter):
+        for setting in ({"use_cache": False}, {"prompt_lookup_num_tokens": 2}):
+            with pytest.raises(ConfigError, match="a prefix"):
+                model.generate(**inputs, max_new_tokens=NEW, **setting)
+    else:
+        assert_tokens(model.generate(**inputs, max_new_tokens=NEW, use_cache=False), wanted)
 
 
 def test_static_cache(family: Family, case: Case) -> None:
@@ -104,6 +110,27 @@ def test_mixed_rows(family: Family, crowd: tuple[PeftModel, list[str]]) -> None:
             **prompts(family, [row]), max_new_tokens=NEW, adapter_names=[name], **BEAMS
         )
         assert ended(beams[2 * index : 2 * index + 2]) == ended(alone)
+
+
+def test_all_outputs_have_the_shapes_of_the_rows(family: Family, case: Case) -> None:
+    inputs = prompts(family, make_rows(3))
+    how = {
+        "max_new_tokens": 2,
+        "min_new_tokens": 2,
+        "output_hidden_states": True,
+        "output_attentions": True,
+        "output_logits": True,
+        "return_dict_in_generate": True,
+    }
+    for beams in (1, 2):
+        base = family.model()
+        base.set_attn_implementation("eager")  # the others give no attentions
+        wanted = shapes(base.generate(**inputs, num_beams=beams, **how))
+        model = attach(base, family, [case])
+        given = shapes(model.generate(**inputs, num_beams=beams, **how))
+        if "sliding_window" in family.settings:  # a prefix's cache does not forget
+            given["attentions"] = wanted["attentions"]
+        assert given == wanted
 
 
 @torch.no_grad()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from graft.adapt.model import PeftModel
+from graft.config import TaskType
 
 from .cases import BASE
-from .families import Family
+from .conftest import Crowds
+from .families import EOS, Family
 from .rows import assert_near, batch, make_rows, of_row, score, taken_gradients
 
 
@@ -29,3 +32,30 @@ def test_logits_and_gradients(family: Family, crowd: tuple[PeftModel, list[str]]
     for name, gradient in apart.items():
         assert_near(together[name], gradient)
         assert gradient.any(), f"{name} learns nothing"
+
+
+@torch.no_grad()
+def test_other_tasks(family: Family, crowd_of: Crowds) -> None:
+    for task in family.tasks:
+        if task == family.task:
+            continue
+        model, names = crowd_of(task)
+        rows = make_rows(len(names))
+        for row in rows:
+            row[-1] = EOS  # where T5 and BART look for a class
+        together = model(**inputs_of(family, task, rows), adapter_names=names)
+        for index, (row, name) in enumerate(zip(rows, names, strict=True)):
+            alone = model(**inputs_of(family, task, [row], index), adapter_names=[name])
+            for kind, value in alone.items():
+                if isinstance(value, Tensor):
+                    assert_near(together[kind][index, : value.shape[1]], value[0])
+
+
+def inputs_of(
+    family: Family, task: TaskType, rows: list[Tensor], first: int = 0
+) -> dict[str, Tensor]:
+    """The rows, padded on the right; a decoder reads the encoder's ids where it has none."""
+    inputs = batch(family, rows, "right", first)
+    if task != TaskType.FEATURE_EXTRACTION:
+        inputs.pop("decoder_input_ids", None)
+    return inputs

@@ -15,7 +15,7 @@ from graft.errors import ConfigError
 
 from .cases import Case
 from .families import EOS, Family
-from .rows import assert_near, batch, make_rows, train
+from .rows import assert_near, batch, make_rows, shapes, train
 
 SPANS = {"start_positions": torch.tensor([1, 0, 2]), "end_positions": torch.tensor([2, 2, 6])}
 
@@ -76,12 +76,3 @@ def loss(task: TaskType, outputs: Any, inputs: dict[str, Tensor]) -> Tensor:
     if task == TaskType.CAUSAL_LM:
         logits, labels = logits[:, :-1], labels[:, 1:]
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten())
-
-
-def shapes(nest: Any) -> Any:
-    """The shapes of all tensors, in the nest in which they came; caches aside."""
-    if isinstance(nest, Tensor):
-        return tuple(nest.shape)
-    if isinstance(nest, dict):
-        return {name: shapes(value) for name, value in nest.items() if name != "cache"}
-    return [shapes(value) for value in nest] if isinstance(nest, tuple | list) else nest

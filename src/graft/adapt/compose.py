@@ -78,6 +78,12 @@ class Composer:
         """
         from_ids = given.get("input_ids") is not None and not self._continues(given)
         counts = not self.causal and given.get("position_ids") is None
+        uneven = len(set(batch.prefix_lengths)) > 1
+        if counts and uneven and given.get("input_ids") is None and not self.encoder_decoder:
+            raise ConfigError(
+                "Rows with different prefixes need input_ids or position_ids in an encoder: "
+                "models differ in how they count the positions of embeddings."
+            )
         with self.entry.open(batch, from_ids, again, counts):
             yield
 

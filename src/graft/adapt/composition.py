@@ -121,7 +121,8 @@ class Composition:
         """`value` without the columns of virtual tokens along `dim`."""
         if self.left or not self.prompt_length:
             return value.narrow(dim, self.prompt_length, self.text)
-        pieces = value.split([group.size for group in self.groups])
+        copies = len(value) // self.groups[-1].rows.stop  # beams
+        pieces = value.split([group.size * copies for group in self.groups])
         starts = (self._count(index) for index in range(len(self.groups)))
         return torch.cat([p.narrow(dim, s, self.text) for p, s in zip(pieces, starts, strict=True)])
 

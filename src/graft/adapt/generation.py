@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["generate"]
 
-_NOT_WITH_PREFIX = (
-    "cache_implementation",
-    "assistant_model",
-    "assistant_early_exit",
-    "prompt_lookup_num_tokens",
-)
-
 
 def generate(
     model: PeftModel,
@@ -80,7 +73,9 @@ def _with_virtual_tokens(
         )
     for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
         if batch.prefix_length and setting.get(name):
-            raise ConfigError(f"{name} cannot start behind a prefix; leave it out.")
+            raise ConfigError(f"{name} cannot take a prefix; leave it out.")
+    if batch.prefix_length and setting.get("use_cache") is False:
+        raise ConfigError("use_cache=False cannot take a prefix, which is a cache; leave it out.")
     if setting.get("prefill_chunk_size"):
         raise ConfigError("prefill_chunk_size does not go with virtual tokens; leave it out.")
     front = (

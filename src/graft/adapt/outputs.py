@@ -53,8 +53,9 @@ def without_virtual_tokens(
         if not batch.prompt_length or (name == "logits" and value.ndim == 2):  # a class per row
             return value
         for axis in axes.get(name, ()):
-            if axis == 3 and batch.left:  # keys of earlier forwards stand between, in a cache
-                value = value[..., batch.prompt_length :]
+            if axis == 3 and batch.left:  # keys of earlier forwards may stand on the right
+                slid = value.shape[axis] < batch.length  # a cache that forgets has none of ours
+                value = value if slid else value[..., batch.prompt_length :]
             elif value.shape[axis] == batch.length:
                 value = batch.strip(value, axis)
         return value
