@@ -276,3 +276,18 @@ def test_from_peft_type_names_what_there_is():
         PeftConfig.from_peft_type(peft_type="LOAR")
     with pytest.raises(ConfigError, match="peft_type=None is not known"):
         PeftConfig.from_peft_type()
+
+
+@pytest.mark.parametrize("value", ["yes", 1, None])
+def test_a_switch_is_true_or_false(value):
+    with pytest.raises(ConfigError, match="LoraConfig: use_dora must be True or False, not"):
+        LoraConfig(use_dora=value)
+
+
+def test_no_layers_at_all_means_all_of_them_as_in_peft():
+    assert LoraConfig(target_modules=["a"], layers_to_transform=[]).layers_to_transform is None
+
+
+def test_targets_are_names():
+    with pytest.raises(ConfigError, match=r"a list of names or a pattern, not \[3\]"):
+        LoraConfig(target_modules=[3])

@@ -102,6 +102,11 @@ class PeftConfig:
         self.kept: dict[str, Any] = {}
         if self.task_type is not None:
             self.task_type = as_enum(TaskType, self.task_type, "task_type")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type == "bool" and not isinstance(value, bool):
+                name = type(self).__name__
+                raise ConfigError(f"{name}: {each.name} must be True or False, not {value!r}.")
         if self.modules_to_save is not None:
             if isinstance(self.modules_to_save, str):
                 given = self.modules_to_save

@@ -60,7 +60,7 @@ def nearest(given: str, valid: Iterable[str], n: int = 3) -> list[str]:
 def did_you_mean(given: str, valid: Iterable[str], n: int = 3) -> str:
     """`" Did you mean a, b?"`, or the valid names (up to ten) where none is near."""
     names = list(dict.fromkeys(valid))
-    close = nearest(given, names, n)
+    close = nearest(str(given), names, n)
     if close:
         return f" Did you mean {' or '.join(close)}?"
     if not names:

@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from graft import IA3Config, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from graft import (
+    IA3Config,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PromptTuningConfig,
+    get_peft_model,
+)
 from graft.errors import ConfigError, MergeError
 
 
@@ -314,3 +321,17 @@ def test_two_models_on_one_base_leave_each_other_their_modules():
     adapted = again(X)
     other.unload()  # in the other order
     assert torch.equal(again(X), adapted)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["first", None]])
+def test_what_is_no_name_is_named(model, name):
+    with pytest.raises(ConfigError, match=r"There is no adapter (None|3)"):
+        model.set_adapter(name)
+    with pytest.raises(ConfigError, match=r"There is no adapter (None|3)"):
+        model(X, adapter_names=["first", "first", name])
+
+
+@pytest.mark.parametrize("config", [{"r": 2}, PeftConfig(), None])
+def test_a_config_is_one_of_a_method(model, config):
+    with pytest.raises(ConfigError, match="The config of a method is needed"):
+        model.add_adapter("third", config)

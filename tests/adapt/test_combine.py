@@ -18,6 +18,7 @@ from graft import (
 from graft.errors import ConfigError
 
 LLAMA = FAMILIES[0]
+BERT = next(family for family in FAMILIES if family.name == "Bert")
 IDS = torch.tensor([[5, 9, 33], [7, 2, 60]])
 
 
@@ -154,3 +155,23 @@ def test_a_name_that_is_taken_is_an_error():
     model = make_model(lora(), lora())
     with pytest.raises(ConfigError, match="an adapter 'second' already"):
         model.add_weighted_adapter(["first", "second"], [1.0, 1.0], "second")
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1", None])
+def test_weights_are_finite_numbers(weight):
+    model = get_peft_model(LLAMA.model(), lora(), "one")
+    with pytest.raises(ConfigError, match="weights must be finite numbers"):
+        model.add_weighted_adapter(["one"], [weight], "both")
+
+
+def test_a_combination_made_while_merged_is_of_the_base_models_own_layers():
+    config = LoraConfig(init_lora_weights=False, target_modules=["query"], bias="lora_only")
+    model = get_peft_model(BERT.model(), config, "one")
+    for layer in model.adapter("one").layers.values():
+        torch.nn.init.normal_(layer.bias)
+    adapted = model(IDS).logits
+    model.merge_adapter()
+    model.add_weighted_adapter(["one"], [1.0], "same")
+    model.unmerge_adapter()
+    model.set_adapter("same")
+    torch.testing.assert_close(model(IDS).logits, adapted, rtol=0, atol=1e-5)

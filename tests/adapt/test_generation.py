@@ -224,5 +224,5 @@ def test_layers_are_adapted_whatever_the_model_reads():
 def test_a_prefix_is_not_assisted(how):
     model = make_model()
     model.set_adapter("prefix")
-    with pytest.raises(ConfigError, match="cannot start behind a prefix; leave it out"):
+    with pytest.raises(ConfigError, match=f"{next(iter(how))} cannot take a prefix; leave it out"):
         model.generate(IDS[:1], max_new_tokens=2, **how)

@@ -122,7 +122,9 @@ def test_dare_drops_at_random_and_keeps_the_mean():
         ({"combination_type": "ties"}, "needs density"),
         ({"combination_type": "dare_linear", "density": 1.5}, "not 1.5"),
         ({"combination_type": "magnitude_prune", "density": 0}, "not 0"),
-        ({"svd_rank": 0}, "svd_rank must be at least 1"),
+        ({"svd_rank": 0}, "svd_rank must be an int of at least 1, not 0"),
+        ({"svd_rank": 2.5}, "not 2.5"),
+        ({"combination_type": "ties", "density": "half"}, "not 'half'"),
         ({"majority_sign_method": "most"}, "'total' or 'frequency'"),
     ],
 )

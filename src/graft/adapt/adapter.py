@@ -74,6 +74,8 @@ def build_adapter(model: nn.Module, given: PeftConfig) -> Adapter:
     Raises:
         ConfigError, TargetError: As the config and the model demand.
     """
+    if not isinstance(given, PeftConfig) or type(given) is PeftConfig:
+        raise ConfigError(f"The config of a method is needed, such as LoraConfig(), not {given!r}.")
     given.require_supported()
     heads = head_paths(model, given.task_type)
     saved = _saved_paths(model, given.modules_to_save or [], heads)

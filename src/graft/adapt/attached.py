@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -101,7 +101,9 @@ class AttachedAdapters(nn.Module):
             raise ConfigError(f"{name!r} cannot be an adapter's name: torch uses it. Try {name}_1.")
 
     def _require(self, names: str | Sequence[str]) -> tuple[str, ...]:
-        wanted = (names,) if isinstance(names, str) else tuple(names)
+        wanted = (
+            (names,) if isinstance(names, str) or not isinstance(names, Iterable) else tuple(names)
+        )
         for name in wanted:
             if name not in self.adapters:
                 raise ConfigError(

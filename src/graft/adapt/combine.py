@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,9 @@ def combine(
     adapters = [model.adapter(name) for name in names]
     if not adapters or len(adapters) != len(weights):
         raise ConfigError(f"{len(adapters)} adapters and {len(weights)} weights; give as many.")
+    for weight in weights:
+        if not isinstance(weight, int | float) or not math.isfinite(weight):
+            raise ConfigError(f"weights must be finite numbers; {weight!r} is none.")
     kinds = {adapter.config.peft_type for adapter in adapters}
     if len(kinds) > 1:
         raise ConfigError(f"Adapters of {' and '.join(sorted(kinds))} cannot be combined into one.")

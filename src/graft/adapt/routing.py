@@ -88,7 +88,7 @@ def group_rows(
 
 
 def _names_of_row(entry: str | Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    names = (entry,) if isinstance(entry, str) else tuple(entry)
+    names = (entry,) if isinstance(entry, str) or not isinstance(entry, Sequence) else tuple(entry)
     names = tuple(name for name in names if name != BASE)
     for name in names:
         if name not in known:

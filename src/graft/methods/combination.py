@@ -54,9 +54,9 @@ class Combination:
             raise ConfigError(f"combination_type={self.combination_type!r} is not known.{hint}")
         if self.majority_sign_method not in ("total", "frequency"):
             raise ConfigError("majority_sign_method must be 'total' or 'frequency'.")
-        if self.svd_rank is not None and self.svd_rank < 1:
-            raise ConfigError(f"svd_rank must be at least 1, not {self.svd_rank}.")
-        if self.is_dense and (self.density is None or not 0 < self.density <= 1):
+        if self.svd_rank is not None and not (isinstance(self.svd_rank, int) and self.svd_rank > 0):
+            raise ConfigError(f"svd_rank must be an int of at least 1, not {self.svd_rank!r}.")
+        if self.is_dense and not (isinstance(self.density, int | float) and 0 < self.density <= 1):
             raise ConfigError(
                 f"combination_type={self.combination_type!r} needs density, the share of entries "
                 f"to keep, above 0 and up to 1, not {self.density!r}."

@@ -38,10 +38,14 @@ class TargetedConfig(PeftConfig):
             if isinstance(value, set | tuple | frozenset):
                 value = sorted(value)
                 setattr(self, name, value)
-            if value is not None and not isinstance(value, str | list):
+            names = value if isinstance(value, list) else []
+            is_known = value is None or isinstance(value, str | list)
+            if not is_known or not all(isinstance(each, str) for each in names):
                 raise ConfigError(f"{name} must be a list of names or a pattern, not {value!r}.")
             if value in ("", []) and not getattr(self, "target_parameters", None):
                 raise ConfigError(f"{name} is empty; leave it out, or name layers.")
+        if self.layers_to_transform == []:  # to PEFT, the same as None
+            self.layers_to_transform = None
         if self.layers_pattern is not None and self.layers_to_transform is None:
             raise ConfigError("layers_pattern without layers_to_transform has no effect.")
         if self.layers_to_transform is not None and isinstance(self.target_modules, str):
