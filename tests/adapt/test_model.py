@@ -241,3 +241,12 @@ def test_any_module_gives_back_its_own_kind_of_output():
     y, total = model(torch.ones(2, 4))
     assert y.shape == (2, 3)
     assert total == 8
+
+
+def test_as_many_places_as_rows_are_not_taken_for_rows(model):
+    rows = ["default", "__base__", "default"]  # do not stand together
+    ids = torch.arange(3, 18).view(3, 5)
+    kept = torch.tensor([0, 2, 4])
+    expected = model(ids, adapter_names=rows).logits[:, kept]
+    given = model(ids, adapter_names=rows, logits_to_keep=kept).logits
+    torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)

@@ -23,6 +23,7 @@ from graft.methods import PrefixAdapter, PromptAdapter
 
 __all__ = ["PeftModel", "get_peft_model"]
 
+_OF_COLUMNS = ("logits_to_keep", "cache_position")  # places in every row, however many there are
 _SAVING = ("safe_serialization", "is_main_process", "save_embedding_layers")
 
 
@@ -128,7 +129,10 @@ class PeftModel(AttachedAdapters):
         order, groups = self.route(adapter_names, rows)
         sort = order != sorted(order)
         if sort:
-            inputs = {name: in_group_order(value, order, rows) for name, value in inputs.items()}
+            inputs = {
+                name: value if name in _OF_COLUMNS else in_group_order(value, order, rows)
+                for name, value in inputs.items()
+            }
         outputs = self._run(groups, inputs)
         return in_row_order(outputs, order, inputs) if sort else outputs
 
