@@ -8,7 +8,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from graft.adapt.layers import view_of
-from graft.errors import MergeError
+from graft.errors import ConfigError, MergeError
 
 I, O = 6, 4  # noqa: E741
 LAYERS = {
@@ -124,3 +124,11 @@ def test_shapes_on_disk_are_those_of_peft():
     assert conv.vector_shape(O) == (1, O, 1, 1)
     assert conv.factor_shape(inputs=True) == (1, I, 1, 1)
     assert conv.factor_shape(inputs=False) == (1, O, 1, 1)
+
+
+def test_a_grouped_convolution_has_no_low_rank_update_and_input_factors_only_apart():
+    view = view_of(nn.Conv2d(4, 6, 3, groups=2), "conv")
+    with pytest.raises(ConfigError, match="conv is a convolution in 2 groups"):
+        view.low_rank_shapes(2)
+    with pytest.raises(MergeError, match="a grouped convolution's inputs do not merge"):
+        view.over_columns(torch.ones(4))

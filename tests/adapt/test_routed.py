@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from graft.adapt.routed import SavedModule, trainable_copy
 from graft.adapt.routing import Router, RowGroup
+from graft.errors import ConfigError
 
 
 class Head(nn.Module):
@@ -97,3 +98,8 @@ def test_a_copy_is_not_routed_and_detaching_gives_the_forward_back(routed):
         torch.testing.assert_close(head(x, 1.0)[0], head.layer(x))
     again = trainable_copy(head)
     assert torch.equal(again.layer.weight, head.layer.weight)
+
+
+def test_a_module_without_parameters_is_not_copied():
+    with pytest.raises(ConfigError, match="a Dropout has nothing to train"):
+        trainable_copy(nn.Dropout())

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from graft.errors import MergeError
+from graft.errors import ConfigError, MergeError
 
 __all__ = ["LayerView", "view_of"]
 
@@ -263,6 +263,11 @@ class ConvView(LayerView):
         return (1,) * len(self.module.kernel_size)
 
     def low_rank_shapes(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        if self.module.groups > 1:
+            raise ConfigError(
+                f"{self.path} is a convolution in {self.module.groups} groups; a low-rank update "
+                "needs one whose outputs see all inputs. Leave it out."
+            )
         kernel = self.module.weight.shape[1:]
         return (rank, *kernel), (self.out_features, rank, *self._ones)
 
@@ -292,6 +297,10 @@ class ConvView(LayerView):
         return vector.view(-1, *self._ones)
 
     def over_columns(self, vector: Tensor) -> Tensor:
+        if self.module.groups > 1:
+            raise MergeError(
+                f"{self.path}: factors of a grouped convolution's inputs do not merge."
+            )
         return vector.repeat_interleave(self.module.weight[0, 0].numel())
 
     def _as_matrix(self, stored: Tensor) -> Tensor:

@@ -122,7 +122,11 @@ def trainable_copy(module: nn.Module) -> nn.Module:
     finally:
         if routed is not None:
             module.forward = routed
-    parameter = next(copied.parameters())
+    parameter = next(copied.parameters(), None)
+    if parameter is None:
+        raise ConfigError(
+            f"modules_to_save: a {type(module).__name__} has nothing to train; leave it out."
+        )
     return copied.to(adapter_dtype(parameter.dtype)).requires_grad_(True)
 
 
