@@ -9,6 +9,7 @@ from torch import nn
 from graft.adapt.layers import view_of
 from graft.adapt.routing import Router, RowGroup
 from graft.adapt.site import Site
+from graft.errors import MergeError
 from graft.methods import IA3, BitFit, BitFitConfig, IA3Config, LoraConfig
 from graft.methods.lora import Lora
 
@@ -135,3 +136,24 @@ def test_what_acts_on_a_merged_layer_does_what_it_did(site, active):
     torch.testing.assert_close(run(site, x, (3, ("low", active))), both, rtol=0, atol=1e-12)
     mixed = run(site, x, (1, (active,)), (2, ()))
     torch.testing.assert_close(mixed[:1], both[:1], rtol=0, atol=1e-12)
+
+
+def test_the_input_may_come_by_name(site):
+    x = torch.randn(3, 5, dtype=torch.float64)
+    expected = run(site, x, (3, NAMES))
+    with site.router.use(groups((3, NAMES))):
+        torch.testing.assert_close(site.layer.module(input=x), expected, rtol=0, atol=0)
+
+
+def test_what_cannot_be_merged_goes_on_acting(site, monkeypatch):
+    x = torch.randn(3, 5, dtype=torch.float64)
+    expected = run(site, x, (3, ("low",)))
+
+    def refuse(*values):
+        raise MergeError("quantised")
+
+    monkeypatch.setattr(site.layer, "write", refuse)
+    with pytest.raises(MergeError):
+        site.merge("low")
+    assert site.merged == []
+    assert torch.equal(run(site, x, (3, ("low",))), expected)

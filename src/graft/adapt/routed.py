@@ -157,11 +157,12 @@ class ParameterSite(Routed):
 
     def merge(self, name: str) -> None:
         """Fold the adapter `name` into the parameters, rounding once for all that are merged."""
-        self.merged.append(name)
+        names = [*self.merged, name]
         with torch.no_grad():
-            for path, affines in self._affines(self.merged).items():
+            for path, affines in self._affines(names).items():
                 view = self.views[path]
                 view.write(*merged(view, affines))
+        self.merged = names  # once it is in
 
     def unmerge(self) -> None:
         """Restore the module's own parameters exactly."""

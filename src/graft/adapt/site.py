@@ -38,7 +38,7 @@ class Site:
         # From the pre-hook to the hook of one call: the layer's own input and each group's parts.
         self._pending: tuple[Tensor, list[list[Affine]]] | None = None
         self._handles = [
-            layer.module.register_forward_pre_hook(self._before),
+            layer.module.register_forward_pre_hook(self._before, with_kwargs=True),
             layer.module.register_forward_hook(self._after),
         ]
 
@@ -60,10 +60,11 @@ class Site:
 
     def merge(self, name: str) -> None:
         """Fold the adapter `name` into the layer's weight and bias, rounding once for all."""
-        self.merged.append(name)
+        names = [*self.merged, name]
         with torch.no_grad():
-            affines = [self.adapters[each].affine(self.layer) for each in self.merged]
+            affines = [self.adapters[each].affine(self.layer) for each in names]
             self.layer.write(*merged(self.layer, affines))
+        self.merged = names  # once it is in
 
     def unmerge(self) -> None:
         """Restore the layer's own weight and bias exactly."""
@@ -84,16 +85,18 @@ class Site:
             for group in self.router.groups
         ]
 
-    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._pending = None
         parts = self._parts()
         if not any(parts):
             return None
-        x = args[0]
+        x, *rest = (*args, *kwargs.values())  # a layer takes its input, by whatever name
         self._pending = (x, parts)
         if all(affine.in_scale is None for group in parts for affine in group):
             return None
-        return (self._by_group(self._scale_input, parts, x), *args[1:])
+        return (self._by_group(self._scale_input, parts, x), *rest), {}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
         if self._pending is None:
