@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from graft.atomic import whole_folder, write_text
+from graft.atomic import require_room, whole_folder, write_text
+from graft.errors import ConfigError
 
 
 def test_a_folder_appears_whole(tmp_path):
@@ -44,3 +45,15 @@ def test_write_text_replaces(tmp_path):
     write_text(path, "ü")
     assert path.read_text(encoding="utf-8") == "ü"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_made_is_said_early(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"cannot be made: .*file is a file"):
+        require_room(tmp_path / "file" / "runs" / "one")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o555)
+    with pytest.raises(ConfigError, match="no permission"):
+        require_room(locked / "run")
+    require_room(tmp_path / "new" / "run")
+    assert not (tmp_path / "new").exists()

@@ -67,7 +67,10 @@ PROMPTS = (PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig)
     ("kind", "values", "said"),
     [
         *((kind, {"num_virtual_tokens": 0}, "an int of at least 1, not 0") for kind in PROMPTS),
-        *((kind, {"num_virtual_tokens": None}, "num_virtual_tokens.*None") for kind in PROMPTS),
+        *(
+            (kind, {"num_virtual_tokens": None}, "num_virtual_tokens is missing")
+            for kind in PROMPTS
+        ),
         (PromptTuningConfig, {"num_virtual_tokens": "8"}, "num_virtual_tokens.*'8'"),
         (PromptTuningConfig, {"num_virtual_tokens": True}, "num_virtual_tokens.*True"),
         (PromptTuningConfig, {"prompt_tuning_init": "SAMPLE"}, "SAMPLE_VOCAB"),

@@ -8,7 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["whole_folder", "write_bytes", "write_text"]
+from graft.errors import ConfigError
+
+__all__ = ["require_room", "whole_folder", "write_bytes", "write_text"]
+
+
+def require_room(folder: Path) -> None:
+    """Raise a ConfigError unless `folder` could be made, or is there and can be written to."""
+    there = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{folder} cannot be made: {there} is a file.")
+    if not os.access(there, os.W_OK) or not there.stat().st_mode & 0o222:
+        raise ConfigError(f"{folder} cannot be written: no permission for {there}.")
 
 
 def write_text(path: Path, text: str) -> None:

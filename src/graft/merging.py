@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graft.atomic import whole_folder
+from graft.atomic import require_room, whole_folder
 from graft.config import PeftConfig, TaskType
 from graft.download import adapter_folder
 from graft.errors import CheckpointError, MergeError
@@ -136,6 +136,7 @@ def _unused(out: str | Path) -> Path:
         raise MergeError(f"{out} is a file; name a folder that is not there yet.")
     if target.is_dir() and any(target.iterdir()):
         raise MergeError(f"{out} is not empty; name a folder that is not there yet.")
+    require_room(target)
     return target
 
 

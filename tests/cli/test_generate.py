@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from graft.cli import main
 from graft.inference import Predictor, Sampling
 
 
@@ -98,3 +99,11 @@ def test_what_the_user_can_mend(graft, lora, classifier, base_folder, capsys, wo
     assert out == ""
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("verb", ["generate", "merge", "chat"])
+def test_a_misspelt_option_is_no_argument(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([verb, "adapter", "--promt", "x"])
+    assert end.value.code == 2
+    assert "No such option" in capsys.readouterr().err

@@ -112,9 +112,10 @@ def test_a_missing_file_gets_the_nearest_name(tmp_path: Path) -> None:
         read_files([str(tmp_path / "trian.jsonl")])
     with pytest.raises(DataError, match="neither does the folder"):
         read_files([str(tmp_path / "no" / "train.jsonl")])
-    (tmp_path / "folder.json").mkdir()
-    with pytest.raises(DataError, match="is a folder"):
-        read_files([str(tmp_path / "folder.json")])
+    for name in ("folder.json", "folder"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(DataError, match="is a folder"):
+            read_files([str(tmp_path / name)])
 
 
 def test_files_of_different_kinds_are_refused(tmp_path: Path) -> None:

@@ -228,7 +228,7 @@ def test_what_matches_nothing_is_said(case):
 def test_a_misspelt_field_is_said():
     with pytest.raises(ConfigError, match="target_modules"):
         graft.LoraConfig(target_module=["q_proj"])
-    with pytest.raises(ConfigError, match="num_virtual_tokens must be an int of at least 1"):
+    with pytest.raises(ConfigError, match="num_virtual_tokens is missing"):
         graft.PromptTuningConfig(task_type="CAUSAL_LM")
     with pytest.raises(ConfigError, match="task_type"):
         graft.get_peft_model(base("Llama"), graft.PromptTuningConfig(num_virtual_tokens=2))

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from transformers import TrainingArguments
 
 from graft.config import TaskType
+from graft.data.config import DataConfig
 from graft.methods import METHODS, LoraConfig
 from graft.training.config import RunConfig, TrainConfig
 from graft.training.dialects import FOREIGN
@@ -83,3 +85,16 @@ def test_foreign_names_lead_to_settings_that_exist():
             assert path[1] in sections[path[0]]
         else:
             assert path[0] in RunConfig.model_fields
+
+
+def test_a_home_folder_is_meant():
+    assert TrainConfig(output_dir="~/run").output_dir == str(Path.home() / "run")
+    data = DataConfig(train=["~/a.jsonl", "b.jsonl"], eval="~/c.jsonl")
+    assert data.train == [str(Path.home() / "a.jsonl"), "b.jsonl"]
+    assert data.eval == str(Path.home() / "c.jsonl")
+
+
+@pytest.mark.parametrize("steps", [0, -3])
+def test_steps_that_are_none(steps):
+    with pytest.raises(ValidationError, match=f"1 or more, or -1.*not {steps}"):
+        TrainConfig(max_steps=steps)

@@ -145,7 +145,11 @@ def classifier_run(tmp_path, raw_run):
 
 
 def test_a_classifier(classifier_run):
-    classifier_run["train"] |= {"max_steps": 30, "load_best_model_at_end": True}
+    classifier_run["train"] |= {
+        "max_steps": 30,
+        "save_total_limit": None,
+        "load_best_model_at_end": True,
+    }
     summary = train(parse_run_config(classifier_run)).summary
     assert summary["label_names"] == ["moon", "other"]
     assert set(summary["eval_best"]) == {"loss", "accuracy"}

@@ -14,6 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import signature
 from typing import Any, NoReturn
 
 import typer
@@ -60,8 +61,9 @@ def _make_app(verbs: Sequence[str], debug: bool) -> typer.Typer:
     app.callback()(lambda: None)  # without it, a single verb would not have to be named
     for verb in verbs:
         function = getattr(import_module(f"graft.cli.{verb}"), verb)
-        # Words such as `--learning_rate 1e-3` are the verb's to read, where it takes any words.
-        settings = {"ignore_unknown_options": True}
+        # Words such as `--learning_rate 1e-3` are the verb's to read, where it takes settings.
+        takes_settings = {"changes", "settings"} & signature(function).parameters.keys()
+        settings = {"ignore_unknown_options": bool(takes_settings)}
         app.command(verb, context_settings=settings)(_ending_well(function, debug))
     return app
 

@@ -5,9 +5,10 @@ Checks values only; whether the files are there and fit is `prepare`'s to find o
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = ["DataConfig", "FormatName"]
 
@@ -44,6 +45,13 @@ class DataConfig(BaseModel):
 
     max_rows: int | None = Field(default=None, ge=1)
     """Use at most this many rows, the first ones, of the training and of the eval data."""
+
+    @field_validator("train", "eval")
+    @classmethod
+    def _at_home(cls, paths: str | list[str] | None) -> str | list[str] | None:
+        if isinstance(paths, list):
+            return [str(Path(path).expanduser()) for path in paths]
+        return paths and str(Path(paths).expanduser())
 
     @model_validator(mode="after")
     def _one_eval(self) -> Self:

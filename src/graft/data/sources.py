@@ -71,10 +71,12 @@ def read_files(paths: list[str]) -> Rows:
     """
     items: list[Row] = []
     files: list[tuple[Path, int]] = []
+    for path in paths:
+        _require(Path(path))
     readers = {_reader(Path(path)) for path in paths}
     if len(readers) > 1:
         raise DataError(f"Files of different kinds cannot be read together: {', '.join(paths)}.")
-    for path in (Path(path).expanduser() for path in paths):
+    for path in map(Path, paths):
         content = _content(path)
         rows = _reader(path)(path, content)
         if not rows:
@@ -92,7 +94,7 @@ def _reader(path: Path) -> Callable[[Path, bytes], list[Row]]:
     return _READERS[kind]
 
 
-def _content(path: Path) -> bytes:
+def _require(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder: name the files in it.")
     if not path.exists():
@@ -100,6 +102,9 @@ def _content(path: Path) -> bytes:
             raise DataError(f"{path} does not exist, and neither does the folder {path.parent}.")
         there = [entry.name for entry in path.parent.iterdir() if entry.suffix in _READERS]
         raise DataError(f"{path} does not exist.{did_you_mean(path.name, there)}")
+
+
+def _content(path: Path) -> bytes:
     try:
         content = path.read_bytes()
     except OSError as error:

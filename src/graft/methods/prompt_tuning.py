@@ -46,6 +46,11 @@ class PromptLearningConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.num_virtual_tokens is None:
+            raise ConfigError(
+                f"{type(self).__name__}: num_virtual_tokens is missing; it must be an int of at "
+                "least 1, such as 20."
+            )
         self.require("num_virtual_tokens", int, 1)
 
 

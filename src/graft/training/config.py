@@ -6,6 +6,7 @@ overrides on the command line and the wording of errors are `runfile`'s.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -77,7 +78,7 @@ class TrainConfig(BaseModel):
     """Passes over the training rows."""
 
     max_steps: int = -1
-    """Optimizer steps; takes the place of `num_train_epochs` where it is above 0."""
+    """Optimizer steps, in place of `num_train_epochs`; -1 goes by the epochs."""
 
     lr_scheduler_type: Schedule = "linear"
     """transformers' schedule of the learning rate."""
@@ -100,8 +101,8 @@ class TrainConfig(BaseModel):
     save_steps: int | None = Field(default=None, ge=1)
     """Steps between two checkpoints; None saves one after each epoch."""
 
-    save_total_limit: int | None = Field(default=None, ge=1)
-    """Keep only so many checkpoints, the newest."""
+    save_total_limit: int | None = Field(default=2, ge=1)
+    """Keep only so many checkpoints, the newest; null keeps all. `best/` is kept besides."""
 
     early_stopping_patience: int | None = Field(default=None, ge=1)
     """Stop after so many evaluations in a row without a lower loss."""
@@ -117,6 +118,18 @@ class TrainConfig(BaseModel):
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
+
+    @field_validator("output_dir")
+    @classmethod
+    def _at_home(cls, folder: str | None) -> str | None:
+        return folder and str(Path(folder).expanduser())
+
+    @field_validator("max_steps")
+    @classmethod
+    def _some_steps(cls, steps: int) -> int:
+        if steps != -1 and steps < 1:
+            raise ValueError(f"give 1 or more, or -1 to go by num_train_epochs, not {steps}")
+        return steps
 
     @model_validator(mode="after")
     def _one_warmup(self) -> Self:

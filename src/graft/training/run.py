@@ -20,7 +20,7 @@ from accelerate.utils import set_seed
 from transformers import PreTrainedTokenizerBase
 
 from graft.adapt import PeftModel, get_peft_model
-from graft.atomic import write_text
+from graft.atomic import require_room, write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
 from graft.errors import ConfigError
@@ -89,6 +89,7 @@ def train(
     """
     output_dir = Path(str(config.train.output_dir))
     checkpoint = _newest(output_dir) if resume else None
+    require_room(output_dir)
     if checkpoint is None and not config.train.overwrite_output_dir:
         _refuse_used(output_dir)
     bf16, why = _precision(config.train.bf16)
