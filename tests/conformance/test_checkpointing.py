@@ -16,10 +16,12 @@ def test_on_equals_off(family: Family, case: Case) -> None:
     wanted = gradients(attach(family.model(), family, [case]).train(), inputs)
     after = attach(family.model(), family, [case]).train()
     after.gradient_checkpointing_enable()
+    beneath = attach(family.model(), family, [case]).train()
+    beneath.base_model.activation_checkpointing_enable()
     base = family.model()
     base.activation_checkpointing_enable()
     before = attach(base, family, [case]).train()
-    for model in (after, before):
+    for model in (after, beneath, before):
         assert_near_all(gradients(model, inputs), wanted)
         assert model.base_model.is_activation_checkpointing
 

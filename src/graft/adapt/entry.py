@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers.masking_utils import create_masks_for_generate
 
 from graft.adapt.composition import Composition
-from graft.adapt.prefix import kept_under_checkpointing
+from graft.adapt.recomputation import kept_under_checkpointing
 from graft.adapt.structure import cache_owner, input_embeddings, text_config
 from graft.errors import ConfigError
 

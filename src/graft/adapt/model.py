@@ -15,6 +15,7 @@ from torch import nn
 from graft.adapt import checkpoint, generation, merge
 from graft.adapt.attached import AttachedAdapters
 from graft.adapt.outputs import in_row_order, span_loss, without_virtual_tokens
+from graft.adapt.recomputation import route_recomputation
 from graft.adapt.routing import RowGroup, group_rows, in_group_order
 from graft.atomic import write_text
 from graft.config import PeftConfig, TaskType
@@ -65,8 +66,6 @@ class PeftModel(AttachedAdapters):
     ) -> None:
         super().__init__(model)
         self.__class__ = _with_signature(type(self), type(model))  # pyright: ignore
-        if getattr(model, "is_activation_checkpointing", False):
-            self.gradient_checkpointing_enable()
         if peft_config is not None:
             self.add_adapter(adapter_name, peft_config)
             self.set_adapter(adapter_name)
@@ -137,6 +136,8 @@ class PeftModel(AttachedAdapters):
         return in_row_order(outputs, order, inputs) if sort else outputs
 
     def _run(self, groups: Sequence[RowGroup], inputs: dict[str, Any]) -> Any:
+        if self.training and torch.is_grad_enabled():
+            route_recomputation(self.base_model, self.router)
         with self.router.use(groups):
             if not self.has_virtual_tokens(groups):
                 return self.base_model(**inputs)
@@ -177,7 +178,6 @@ class PeftModel(AttachedAdapters):
     ) -> None:
         """transformers' newer name of `gradient_checkpointing_enable`; `kwargs` are its own."""
         options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
-        options["context_fn"] = self.router.checkpoint_contexts
         base: Any = self.base_model
         base.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **kwargs)
 

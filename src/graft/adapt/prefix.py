@@ -6,16 +6,13 @@ when gradient checkpointing computes a layer again, and it keeps nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, DynamicCache, EncoderDecoderCache
-from transformers.modeling_layers import GradientCheckpointingLayer
 
-__all__ = ["growing_cache", "is_reading", "kept_under_checkpointing", "reading_cache"]
+__all__ = ["growing_cache", "is_reading", "reading_cache"]
 
 
 class _ReadingCache(DynamicCache):
@@ -63,31 +60,3 @@ def is_reading(cache: Any) -> bool:
     """Whether `cache` is one of `reading_cache`, which holds nothing that a caller could use."""
     own = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
     return isinstance(own, _ReadingCache)
-
-
-@contextmanager
-def kept_under_checkpointing(model: nn.Module) -> Iterator[None]:
-    """Let checkpointed layers keep, inside the block, the cache they are given.
-
-    transformers takes it away, as a layer that writes would write twice; ours is read only. A
-    private name of transformers 5: `tests/conformance/test_checkpointing.py` holds it. GPT-2
-    takes it away before its layers see it, by a flag of its own beside theirs.
-    """
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
-    flagged = [m for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
-    above: list[Any] = [m for m in flagged if m not in layers and _holds_layers(m)]
-    for layer in layers:
-        layer._can_checkpoint_with_cache = True
-    for module in above:
-        module.gradient_checkpointing = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            del layer._can_checkpoint_with_cache
-        for module in above:
-            module.gradient_checkpointing = True
-
-
-def _holds_layers(module: nn.Module) -> bool:
-    return any(isinstance(m, GradientCheckpointingLayer) for m in module.modules())
