@@ -61,6 +61,7 @@ CASES = [
     *(Case(method) for method in METHODS.values()),
     Case(Gain),
     Case(Lora, {"use_dora": True}),
+    Case(Lora, {"target_modules": "all-linear"}),  # experts too
     Case(PTuning, {"encoder_reparameterization_type": "LSTM"}),
     Case(PrefixTuning, {"prefix_projection": True}),
 ]

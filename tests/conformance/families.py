@@ -62,6 +62,11 @@ class Family:
         return self.config_class.removesuffix("Config")
 
     @property
+    def runs_variants(self) -> bool:
+        """Whether it is one of the first five, or has experts."""
+        return self in FAMILIES[:5] or "num_local_experts" in self.settings
+
+    @property
     def task(self) -> TaskType:
         """The task that the family is made for."""
         return {
@@ -144,7 +149,7 @@ FAMILIES = [
             "pooler_dropout": 0.0,
             **_NO_DROPOUT,
         },
-        shared=("BitFit",),  # the norm and projections of relative positions
+        shared=("BitFit", "Lora_all-linear"),  # the norm and projections of relative positions
         no_cache=_EVERY,
     ),
     Family(
