@@ -131,8 +131,6 @@ def _count(batch: Composition, forward: Callable[..., Tensor], *args: Any, **kwa
     """BART's way: embeddings of the positions behind what a cache of `cache_length` holds."""
     given = inspect.signature(forward).bind(*args, **kwargs).arguments
     positions = given.get("position_ids")
-    if positions is not None and positions.ndim > 1:
-        return forward(**given)  # each row's own already
     shown = next((v for v in given.values() if isinstance(v, Tensor) and v.ndim > 1), None)
     copies = 1 if shown is None else len(shown) // batch.groups[-1].rows.stop
     out = []
