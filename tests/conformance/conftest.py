@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
@@ -18,17 +17,19 @@ from .rows import attach
 Crowds = Callable[[TaskType], tuple[PeftModel, list[str]]]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only(rule): for which family (and case) a test is meant")
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    families = FAMILIES
-    if metafunc.module.__name__.endswith("test_generation"):
-        families = [family for family in FAMILIES if family.generates]
-    if metafunc.module.__name__.endswith("test_compilation"):  # takes seconds
-        families = [replace(FAMILIES[0], settings={**FAMILIES[0].settings, "num_hidden_layers": 1})]
+    rules = [mark.args[0] for mark in metafunc.definition.iter_markers("only")]
     if {"family", "case"} <= set(metafunc.fixturenames):
-        pairs = [(f, c) for f in families for c in CASES if _runs(f, c)]
+        pairs = [(f, c) for f in FAMILIES for c in CASES if _runs(f, c)]
+        pairs = [pair for pair in pairs if all(rule(*pair) for rule in rules)]
         ids = [f"{family.name}-{case.name}" for family, case in pairs]
         metafunc.parametrize(("family", "case"), pairs, ids=ids, indirect=["case"])
     elif "family" in metafunc.fixturenames:
+        families = [f for f in FAMILIES if all(rule(f, None) for rule in rules)]
         metafunc.parametrize("family", families, ids=[family.name for family in families])
 
 

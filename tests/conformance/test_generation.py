@@ -14,6 +14,8 @@ from .cases import Case
 from .families import EOS, PAD, Family
 from .rows import assert_near, attach, batch, make_rows, shapes
 
+pytestmark = pytest.mark.only(lambda family, case: family.generates)
+
 NEW = 4  # tokens
 BEAMS = {"num_beams": 3, "num_return_sequences": 2}
 

@@ -13,6 +13,7 @@ from .families import Family
 from .rows import assert_near, assert_same, attach, batch, make_rows
 
 
+@pytest.mark.only(lambda family, case: case.at_layers)
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 def test_merged_equals_adapted(
     family: Family, case: Case, dtype: torch.dtype, tolerance: float
@@ -24,13 +25,6 @@ def test_merged_equals_adapted(
     inputs = batch(family, make_rows(1))
     model = attach(base, family, [case])
     adapted = model(**inputs).logits
-    if not case.at_layers:
-        with pytest.raises(MergeError, match="virtual tokens"):
-            model.merge_adapter()
-        with pytest.raises(MergeError, match="virtual tokens"):
-            model.merge_and_unload()
-        assert_same(model(**inputs).logits, adapted)
-        return
     model.merge_adapter()
     assert model.merged_adapters == [case.name]
     assert_near(model(**inputs).logits, adapted, tolerance)
@@ -42,9 +36,20 @@ def test_merged_equals_adapted(
     assert_same(model(**inputs).logits, adapted)
 
 
+@pytest.mark.only(lambda family, case: not case.at_layers)
+def test_virtual_tokens_cannot_be_merged(family: Family, case: Case) -> None:
+    inputs = batch(family, make_rows(1))
+    model = attach(family.model(), family, [case])
+    adapted = model(**inputs).logits
+    with pytest.raises(MergeError, match="virtual tokens"):
+        model.merge_adapter()
+    with pytest.raises(MergeError, match="virtual tokens"):
+        model.merge_and_unload()
+    assert_same(model(**inputs).logits, adapted)
+
+
+@pytest.mark.only(lambda family, case: case.at_layers)
 def test_ten_cycles_in_half_precision(family: Family, case: Case) -> None:
-    if not case.at_layers:
-        return  # never merged, see above
     base = family.model().to(torch.bfloat16)
     own = weights(base)
     model = attach(base, family, [case])
@@ -56,10 +61,9 @@ def test_ten_cycles_in_half_precision(family: Family, case: Case) -> None:
     assert_same(weights(base), own)
 
 
+@pytest.mark.only(lambda family, case: case.at_layers)
 def test_merging_one_of_two(family: Family, case: Case) -> None:
     """With one merged and another active, the model is as with both active in that order."""
-    if not case.at_layers:
-        return
     inputs = batch(family, make_rows(1))
     other = Case(case.method, {"modules_to_save": None})
     model = attach(family.model(), family, [case, other])
@@ -73,9 +77,8 @@ def test_merging_one_of_two(family: Family, case: Case) -> None:
     assert_same(model(**inputs).logits, both)
 
 
+@pytest.mark.only(lambda family, case: case.at_layers)
 def test_merge_and_unload(family: Family, case: Case) -> None:
-    if not case.at_layers:
-        return
     inputs = batch(family, make_rows(1))
     base = family.model()
     has_biases = any(name.endswith(".bias") for name, _ in base.named_parameters())

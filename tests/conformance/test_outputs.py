@@ -39,6 +39,7 @@ def test_shapes_and_losses(family: Family, case: Case) -> None:
         assert_near(as_tuple[0], outputs[0])
 
 
+@pytest.mark.only(lambda family, case: family.no_cache)
 def test_a_prefix_is_refused_where_there_is_no_cache(family: Family) -> None:
     for task in set(family.no_cache) & set(family.tasks):
         for case in CASES:
