@@ -32,6 +32,7 @@ _SAME_IDS_AXES = {
     "decoder_attentions": (2, 3),
     "cross_attentions": (2, 3),
 }
+_FLAT = "router_logits"  # [B * T, E], rows and tokens in one axis
 _WITH_PREFIX = ("attentions", "decoder_attentions")  # the last axis counts the prefix's keys too
 
 
@@ -48,6 +49,8 @@ def without_virtual_tokens(
     """
 
     def stripped(value: Tensor, name: str) -> Tensor:
+        if name == _FLAT and batch.prompt_length:
+            return batch.strip(value.view(-1, batch.length, value.shape[-1]), 1).flatten(0, 1)
         if name in _WITH_PREFIX:
             value = value[..., batch.prefix_length :]
         if not batch.prompt_length or (name == "logits" and value.ndim == 2):  # a class per row
@@ -93,4 +96,13 @@ def in_row_order(outputs: Any, order: Sequence[int], given: Mapping[str, Any]) -
     values = outputs.values() if isinstance(outputs, Mapping) else outputs
     if cache is not None and not any(value is cache for value in values):
         in_group_order(cache, inverse, rows)
-    return in_group_order(outputs, inverse, rows)
+    ordered = in_group_order(outputs, inverse, rows)
+    if isinstance(ordered, Mapping) and ordered.get(_FLAT) is not None:
+        ordered = type(ordered)(
+            **{**ordered, _FLAT: _mapped(partial(_flat_in_order, order=inverse), outputs[_FLAT])}
+        )
+    return ordered
+
+
+def _flat_in_order(value: Tensor, order: Sequence[int]) -> Tensor:
+    return value.view(len(order), -1, value.shape[-1])[list(order)].flatten(0, 1)
