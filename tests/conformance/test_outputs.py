@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 
 from graft.adapt.model import get_peft_model
 from graft.config import TaskType
 from graft.errors import ConfigError
+from graft.methods import PromptAdapter
 
 from .cases import CASES, Case
 from .families import EOS, Family
@@ -48,6 +50,23 @@ def test_a_prefix_is_refused_where_there_is_no_cache(family: Family) -> None:
                 with pytest.raises(ConfigError, match="a prefix has no place"):
                     get_peft_model(base, case.config(family, task_type=task))
                 assert not any(m._forward_hooks or m._forward_pre_hooks for m in base.modules())
+
+
+@pytest.mark.only(lambda family, case: "num_local_experts" in family.settings)
+@pytest.mark.only(lambda family, case: not issubclass(case.method, PromptAdapter))
+def test_experts_are_balanced_over_the_text(family: Family, case: Case) -> None:
+    """The loss that balances experts knows of no prefix; prompts go to experts as text does."""
+    model = get_peft_model(family.model(), case.config(family))
+    inputs = labelled(family, TaskType.CAUSAL_LM)
+    outputs = model(**inputs, output_router_logits=True)
+    config = model.config
+    wanted = load_balancing_loss_func(
+        outputs.router_logits,
+        config.num_local_experts,
+        config.num_experts_per_tok,
+        inputs["attention_mask"],
+    )
+    assert_near(outputs.aux_loss, wanted)
 
 
 def labelled(family: Family, task: TaskType) -> dict[str, Tensor]:

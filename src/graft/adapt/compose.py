@@ -67,14 +67,19 @@ class Composer:
 
     @contextmanager
     def entering(
-        self, batch: Composition, given: Mapping[str, Any], again: bool = False
+        self,
+        batch: Composition,
+        given: Mapping[str, Any],
+        generates: bool = False,
+        again: bool = False,
     ) -> Iterator[None]:
         """Let virtual tokens and prefixes of `batch` into the base model inside the block.
 
         Args:
             batch: What `forward_inputs` or `generation_inputs` has made room for.
             given: The caller's arguments.
-            again: Whether every step of a generation starts from the ids, without a cache.
+            generates: Whether it is `generate` that runs in the block.
+            again: Whether every step of it starts from the ids, without a cache.
         """
         from_ids = given.get("input_ids") is not None and not self._continues(given)
         counts = not self.causal and given.get("position_ids") is None
@@ -84,24 +89,23 @@ class Composer:
                 "Rows with different prefixes need input_ids or position_ids in an encoder: "
                 "models differ in how they count the positions of embeddings."
             )
-        with self.entry.open(batch, from_ids, again, counts):
+        with self.entry.open(
+            batch, writes=from_ids, again=again, masks=not generates, counts=counts and uneven
+        ):
             yield
 
     def forward_inputs(self, batch: Composition, given: dict[str, Any]) -> dict[str, Any]:
         """The base model's arguments for one forward over `batch`, from the caller's."""
         out = dict(given)
         continues = self._continues(given)
-        mask = self._virtual_tokens(batch, out, continues)
-        if batch.prefix_length:
-            mask = self._prefix_mask(batch, out, mask)
-            if _past(given) == 0:
-                empty = out.pop("cache", out.pop("past_key_values", None))
-                kv = batch.key_values(self.base.dtype)
-                if self._keeps_cache(out):
-                    batch.cache = growing_cache(kv, self.encoder_decoder, empty)
-                else:
-                    batch.cache = reading_cache(kv, self.encoder_decoder)
-        out["attention_mask"] = mask
+        mask = out["attention_mask"] = self._virtual_tokens(batch, out, continues)
+        if batch.prefix_length and _past(given) == 0:
+            empty = out.pop("cache", out.pop("past_key_values", None))
+            kv = batch.key_values(self.base.dtype)
+            if self._keeps_cache(out):
+                batch.cache = growing_cache(kv, self.encoder_decoder, empty)
+            else:
+                batch.cache = reading_cache(kv, self.encoder_decoder)
         if not self.encoder_decoder:
             width = batch.text if continues else batch.length
             self._positions(batch, out, mask, width, given.get("attention_mask"))
@@ -196,18 +200,6 @@ class Composer:
             out["logits_to_keep"] = kept + batch.prompt_length
         return extended
 
-    def _prefix_mask(self, batch: Composition, out: dict[str, Any], mask: Tensor) -> Tensor:
-        if not self.encoder_decoder:
-            return batch.prefix_mask(mask)
-        name = "decoder_attention_mask"  # the prefix is the decoder's
-        if out.get(name) is None:
-            target = self.decoder_ids(out)
-            target = out["input_ids"] if target is None else target
-            past = max(_past(out) - batch.prefix_length, 0)
-            out[name] = F.pad(torch.ones_like(target), (past, 0), value=1)
-        out[name] = batch.prefix_mask(out[name])
-        return mask
-
     def decoder_ids(self, given: Mapping[str, Any]) -> Tensor | None:
         """What the decoder of an encoder-decoder reads; None where that is the encoder's ids."""
         labels = given.get("labels")
@@ -230,7 +222,7 @@ class Composer:
             return  # an encoder counts by itself, in its own way
         prefixes = batch.prefix_counts(mask.device)
         # The one line that makes left padding right: real tokens are counted, pads are not.
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -width:]
+        positions = (mask.cumsum(-1) + prefixes[:, None] - 1).clamp(min=0)[:, -width:]
         if given is not None:
             moved = given + (batch.prompt_counts(mask.device) + prefixes)[:, None]
             real = mask if text_mask is None else text_mask

@@ -34,11 +34,12 @@ class Entry:
         owner = cache_owner(base)
         self._base: Any = base
         self._batch: Composition | None = None
-        self._writes = self._again = False
+        self._writes = self._again = self._masks = False
         self._handles = [
             input_embeddings(base).register_forward_hook(self._after_embeddings),
             owner.register_forward_pre_hook(self._before_layers, with_kwargs=True),
         ]
+        self._names = list(_arguments(owner))
         self._counters = _counters(owner)
 
     def detach(self) -> None:
@@ -47,25 +48,27 @@ class Entry:
             handle.remove()
 
     @contextmanager
-    def open(self, batch: Composition, from_ids: bool, again: bool, counts: bool) -> Iterator[None]:
+    def open(
+        self, batch: Composition, *, writes: bool, again: bool, masks: bool, counts: bool
+    ) -> Iterator[None]:
         """Let `batch` in, inside the block.
 
         Args:
             batch: The rows.
-            from_ids: Whether virtual tokens are to be written over the embeddings of ids.
+            writes: Whether virtual tokens are to be written over the embeddings of ids.
             again: Whether that holds for all embeddings, as each step starts from the ids again;
                 else for the next ones only: what follows is a decoder's, or goes on from a cache.
-            counts: Whether the base model counts positions by itself.
+            masks: Whether the attention mask lacks the prefix, which heads shall not see.
+            counts: Whether the base model itself counts positions, and prefixes differ in length.
         """
-        self._batch = batch
-        self._writes, self._again = from_ids and batch.prompt_length > 0, again
+        self._batch, self._masks = batch, masks
+        self._writes, self._again = writes and batch.prompt_length > 0, again
         try:
             with ExitStack() as stack:
                 if batch.prefix_length:
                     stack.enter_context(kept_under_checkpointing(self._base))
-                if counts and len(set(batch.prefix_lengths)) > 1:
-                    for module, way in self._counters:
-                        stack.enter_context(_around(module, partial(way, batch)))
+                for module, way in self._counters if counts else ():
+                    stack.enter_context(_around(module, partial(way, batch)))
                 yield
         finally:
             self._batch, self._writes = None, False
@@ -82,17 +85,23 @@ class Entry:
         batch = self._batch
         if batch is None or not batch.prefix_length:
             return None
+        given = {**dict(zip(self._names, args, strict=False)), **kwargs}
         if batch.cache is not None:  # heads do not all pass one on
-            kwargs = {**kwargs, "cache": batch.cache}
+            given["cache"] = batch.cache
+        shown = given.get("input_ids")
+        rows, tokens = (given["inputs_embeds"] if shown is None else shown).shape[:2]
+        seen = given["cache"].get_seq_length() + tokens
+        device = self._base.device
+        if self._masks:
+            mask = given.get("attention_mask")
+            if mask is None:
+                mask = torch.ones(rows, seen - batch.prefix_length, dtype=torch.long, device=device)
+            given["attention_mask"] = batch.prefix_mask(mask)
         window = getattr(text_config(self._base), "sliding_window", None)
-        if window is None:
-            return args, kwargs
-        given = [*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")]
-        rows, tokens = next(value for value in given if value is not None).shape[:2]
-        if kwargs["cache"].get_seq_length() + tokens > window:
-            like = torch.empty(rows, tokens, 0, dtype=self._base.dtype, device=self._base.device)
-            kwargs = {**kwargs, "attention_mask": self._prefix_in_sight(batch, like, kwargs)}
-        return args, kwargs
+        if window is not None and seen > window:
+            like = torch.empty(rows, tokens, 0, dtype=self._base.dtype, device=device)
+            given["attention_mask"] = self._prefix_in_sight(batch, like, given)
+        return (), given
 
     def _prefix_in_sight(self, batch: Composition, like: Tensor, kwargs: dict[str, Any]) -> Any:
         """Masks by which every token sees the prefix, however far a layer's window slides."""

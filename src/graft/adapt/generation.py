@@ -96,7 +96,7 @@ def _with_virtual_tokens(
         inputs["generation_config"] = config
     copies = max(setting.get("num_beams") or 1, setting.get("num_return_sequences") or 1)
     arguments = composer.generation_inputs(batch, inputs, copies)
-    with composer.entering(batch, inputs, again=setting.get("use_cache") is False):
+    with composer.entering(batch, inputs, generates=True, again=setting.get("use_cache") is False):
         out = base.generate(**arguments)
     # From embeddings, transformers gives the new tokens alone.
     shown = front if inputs.get("input_ids") is not None or composer.encoder_decoder else 0
