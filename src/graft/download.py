@@ -22,13 +22,16 @@ from graft.errors import CheckpointError, ConfigError
 __all__ = [
     "CONFIG_NAME",
     "LABELS_NAME",
+    "LFS_POINTER",
     "adapter_folder",
     "first_line",
     "hugging_face_errors",
     "modelscope_snapshot",
+    "refuse_pointer",
 ]
 
 CONFIG_NAME = "adapter_config.json"
+LFS_POINTER = b"version https://git-lfs"  # how such a file begins
 LABELS_NAME = "labels.json"  # beside an adapter for SEQ_CLS: the names of its classes, in order
 _ADAPTER_FILES = (
     CONFIG_NAME,
@@ -132,6 +135,15 @@ def modelscope_snapshot(name: str, revision: str | None) -> str:
         return str(download(name, revision=revision))
     except Exception as error:  # the package promises no classes of errors
         raise ConfigError(f"ModelScope does not give {name}: {first_line(error)}") from None
+
+
+def refuse_pointer(path: Path) -> None:
+    """Raise a CheckpointError where Git LFS has left a pointer in place of weights."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` there."
+            )
 
 
 def first_line(error: Exception) -> str:

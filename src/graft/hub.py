@@ -32,6 +32,7 @@ from graft.download import (
     first_line,
     hugging_face_errors,
     modelscope_snapshot,
+    refuse_pointer,
 )
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -228,11 +229,7 @@ def _check_folder(folder: Path, weights: bool = True) -> None:
             "pytorch_model.bin)."
         )
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            if file.read(20).startswith(b"version https://git"):
-                raise CheckpointError(
-                    f"{path} is a Git LFS pointer, not the weights; run `git lfs pull` there."
-                )
+        refuse_pointer(path)
 
 
 def _on_hugging_face(name: str, revision: str | None) -> str:

@@ -121,9 +121,6 @@ class AttachedAdapters(nn.Module):
             inference_mode: Also stop them from learning.
         """
         self._active = each_once(self._require(adapter_name))
-        if len(set(self._active)) < len(self._active):
-            self._active = ()
-            raise ConfigError("x")
         if inference_mode:
             self.set_requires_grad(self._active, False)
 

@@ -27,7 +27,7 @@ from graft.adapt.adapter import (
 )
 from graft.atomic import write_bytes, write_text
 from graft.config import CONFIG_NAME, PeftConfig
-from graft.download import adapter_folder
+from graft.download import adapter_folder, refuse_pointer
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 from graft.methods.base import check_shape
 
@@ -54,7 +54,6 @@ _PLACING = (
     "torch_device", "device_map", "max_memory", "offload_folder", "offload_dir", "offload_index",
     "torch_dtype", "dtype", "low_cpu_mem_usage", "ephemeral_gpu_offload",
 )  # fmt: skip
-_LFS_POINTER = b"version https://git-lfs"
 
 
 def save(adapter: Adapter, folder: Path) -> None:
@@ -114,7 +113,7 @@ def read(folder: Path) -> tuple[PeftConfig, dict[str, Tensor], dict[str, Tensor]
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    _refuse_pointer(path)
+    refuse_pointer(path)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -124,7 +123,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 
 def _load_old(path: Path) -> dict[str, Tensor]:
-    _refuse_pointer(path)
+    refuse_pointer(path)
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -133,14 +132,6 @@ def _load_old(path: Path) -> dict[str, Tensor]:
     if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
         raise CheckpointError(f"{path} holds no dict of tensors.")
     return tensors
-
-
-def _refuse_pointer(path: Path) -> None:
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise CheckpointError(
-                f"{path} is a Git LFS pointer, not the weights; run `git lfs pull`."
-            )
 
 
 def load(

@@ -18,13 +18,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from graft.download import LFS_POINTER
 from graft.errors import DataError, did_you_mean
 
 __all__ = ["Row", "Rows", "read_files"]
 
 Row = dict[str, Any]
-
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -109,7 +108,7 @@ def _content(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}.") from None
-    if content.startswith(_LFS_POINTER):
+    if content.startswith(LFS_POINTER):
         raise DataError(f"{path} is a Git-LFS pointer, not the data: run `git lfs pull` first.")
     return content
 
