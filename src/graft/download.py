@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ __all__ = [
     "LABELS_NAME",
     "LFS_POINTER",
     "adapter_folder",
+    "dataset_folder",
     "first_line",
     "hugging_face_errors",
     "modelscope_snapshot",
@@ -43,6 +44,7 @@ _ADAPTER_FILES = (
     "run.yaml",
     "summary.json",
 )
+_DATA_FILES = ("*.json", "*.jsonl", "*.csv", "*.parquet", "*.txt", "README.md")
 
 
 def adapter_folder(
@@ -89,6 +91,39 @@ def adapter_folder(
         hint = f" There are adapters in it: {', '.join(sorted(inside))}." if inside else ""
         raise CheckpointError(f"{folder} holds no adapter: it has no {CONFIG_NAME}.{hint}")
     return folder
+
+
+def dataset_folder(
+    source: str,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    patterns: Sequence[str] | None = None,
+) -> Path:
+    """The folder here that holds the files of the data set `source`, downloaded from its hub.
+
+    Args:
+        source: `hf:ORG/NAME` on Hugging Face or `ms:ORG/NAME` on ModelScope.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where downloads are kept; None for the hub's own cache.
+        patterns: Files wanted, as globs; None for all that hold rows, and README.md.
+
+    Raises:
+        ConfigError: No such data set.
+    """
+    kind, _, name = source.partition(":")
+    wanted = list(patterns or _DATA_FILES)
+    if kind == "ms":
+        return Path(modelscope_snapshot(name, revision))
+    with hugging_face_errors(name, revision, "data set"):
+        return Path(
+            snapshot_download(
+                name,
+                repo_type="dataset",
+                revision=revision,
+                cache_dir=cache_dir,
+                allow_patterns=wanted,
+            )
+        )
 
 
 @contextmanager
