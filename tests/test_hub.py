@@ -197,8 +197,9 @@ def test_code_that_comes_with_a_model_is_not_run(llama, tmp_path):
 
 def test_tokenizers(llama, tmp_path):
     assert load_tokenizer(str(llama)).convert_tokens_to_ids("b") == WORDS["b"]
-    # Beside an adapter there is a tokenizer, but no base model.
     save_tokenizer(tmp_path, eos_token="</s>")
+    assert load_tokenizer(str(tmp_path)).eos_token == "</s>"  # alone, to look at data with
+    # Beside an adapter there is a tokenizer, but no base model.
     (tmp_path / "adapter_config.json").write_text("{}")
     assert load_tokenizer(str(tmp_path)).eos_token == "</s>"
 

@@ -195,14 +195,15 @@ def task_of(config: PreTrainedConfig) -> TaskType:
 
 
 def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a base model, or the one that lies beside an adapter.
+    """Load the tokenizer of a base model, or the one that lies beside an adapter or alone.
 
     Raises:
         ConfigError: No such model.
         CheckpointError: No tokenizer there, or a broken one.
     """
-    is_adapter = (Path(source) / CONFIG_NAME).is_file()
-    where = source if is_adapter else resolve(source, revision)
+    folder = Path(source).expanduser()
+    there = any((folder / name).is_file() for name in (CONFIG_NAME, "tokenizer.json"))
+    where = str(folder) if there else resolve(source, revision, weights=False)
     try:
         return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
