@@ -49,17 +49,21 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     raw = _parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} holds no settings; a run file starts with `base_model: ...`.")
-    for override in overrides:
-        _apply(raw, override)
-    return parse_run_config(raw)
+    return parse_run_config(raw, overrides)
 
 
-def parse_run_config(raw: dict[str, Any]) -> RunConfig:
+def parse_run_config(raw: dict[str, Any], overrides: Sequence[str] = ()) -> RunConfig:
     """The run that the settings `raw` describe.
+
+    Args:
+        raw: What a run file holds; `overrides` change it.
+        overrides: As in `load_run_config`.
 
     Raises:
         ConfigError: With a sentence for each setting that is unknown, missing or unusable.
     """
+    for override in overrides:
+        _apply(raw, override)
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
