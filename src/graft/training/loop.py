@@ -27,11 +27,16 @@ from graft.training.batches import Batch, Collate, Order, Rows, make_batch, spli
 from graft.training.config import TrainConfig
 from graft.training.evaluate import evaluate
 from graft.training.memory import peak_memory_gib, reset_peak_memory
-from graft.training.optimizer import make_optimizer, make_schedule, trainable_parameters
+from graft.training.optimizer import (
+    learning_rates,
+    make_optimizer,
+    make_schedule,
+    trainable_parameters,
+)
 from graft.training.report import Callback, LogFile, Record, Start
 from graft.training.state import Progress, Store, Trained
 
-__all__ = ["FitResult", "TrainingError", "fit"]
+__all__ = ["FitResult", "Rehearsal", "TrainingError", "fit", "rehearse"]
 
 
 class TrainingError(RuntimeError):
@@ -53,6 +58,25 @@ class FitResult:
     peak_memory_gib: float | None
     records: list[Record]
     stopped_early: bool
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a run would be, after all but its steps.
+
+    Attributes:
+        start: What is known before the first step.
+        steps_per_epoch: Optimizer steps in one pass over the rows.
+        batch: The first one.
+        loss: The mean loss over its targets, with the adapter as it is before the first step.
+        rates: The learning rate of each step.
+    """
+
+    start: Start
+    steps_per_epoch: int
+    batch: Batch
+    loss: float
+    rates: list[float]
 
 
 def fit(
@@ -101,6 +125,28 @@ def fit(
     return loop.run()
 
 
+def rehearse(
+    model: PeftModel,
+    train_rows: Rows,
+    eval_rows: Rows | None,
+    collate: Collate,
+    settings: TrainConfig,
+    *,
+    task_type: TaskType,
+    store: Store | None = None,
+    resume_from: Path | None = None,
+) -> Rehearsal:
+    """Do all of `fit` but the steps: nothing learns and no file is written.
+
+    Args and Raises are those of `fit`.
+    """
+    loop = _Loop(model, train_rows, eval_rows, collate, settings, task_type)
+    if resume_from is not None:
+        assert store is not None
+        store.load(resume_from, loop.trained)
+    return loop.rehearse()
+
+
 class _Loop:
     """A run under way."""
 
@@ -136,6 +182,7 @@ class _Loop:
         self.records: list[Record] = []
         self._losses: list[tuple[Tensor, int]] = []  # of steps not waited for yet
         self._norm = torch.zeros(())
+        self._rate = 0.0  # of the last step
         self._mark = 0.0  # when the time was last counted
 
     def _check(self) -> None:
@@ -186,6 +233,24 @@ class _Loop:
             stopped_early=self._stopped_early,
         )
 
+    def rehearse(self) -> Rehearsal:
+        """The first batch through the model, and nothing learned from it."""
+        done = self.progress.step
+        # A run that is at its end has no next batch: its last one will do.
+        batch = self._batches(min(done, self.steps - 1))[0]
+        self.model.eval()
+        with torch.no_grad():
+            loss = self._forward(batch).item()
+        if not math.isfinite(loss):
+            raise TrainingError(f"The loss of the first batch is {loss}, before any step.")
+        return Rehearsal(
+            start=self._start(),
+            steps_per_epoch=self.order.steps_per_epoch,
+            batch=batch,
+            loss=loss,
+            rates=learning_rates(self.trained.schedule, self.steps),
+        )
+
     def _start(self) -> Start:
         trainable, parameters = self.model.get_nb_trainable_parameters()
         return Start(
@@ -209,18 +274,18 @@ class _Loop:
 
     def _step(self) -> None:
         """One optimizer step."""
-        batches = self._batches()
+        batches = self._batches(self.progress.step)
         targets = sum(batch.targets for batch in batches)
         loss = torch.zeros((), device=self.device)
         for batch in batches:
-            inputs = {name: value.to(self.device) for name, value in batch.inputs.items()}
             # The model's loss is the mean over this batch; the step's is the mean over all its
             # targets, however they fall into batches.
-            part = self.model(**inputs).loss * (batch.targets / targets)
+            part = self._forward(batch) * (batch.targets / targets)
             self.accelerator.backward(part)
             loss += part.detach()
         limit = self.settings.max_grad_norm or math.inf
         self._norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
+        self._rate = self.trained.schedule.get_last_lr()[0]  # of this step, not of the next
         self.trained.optimizer.step()
         self.trained.schedule.step()
         self.trained.optimizer.zero_grad()
@@ -230,8 +295,12 @@ class _Loop:
         self.progress.tokens += sum(batch.tokens for batch in batches)
         self._tell("on_step", self.progress.step)
 
-    def _batches(self) -> list[Batch]:
-        indices = self.order.step(self.progress.step)
+    def _forward(self, batch: Batch) -> Tensor:
+        inputs = {name: value.to(self.device) for name, value in batch.inputs.items()}
+        return self.model(**inputs).loss
+
+    def _batches(self, step: int) -> list[Batch]:
+        indices = self.order.step(step)
         return [
             make_batch([self.rows[i] for i in piece], self.collate, self.task_type)
             for piece in split(indices, self.settings.per_device_train_batch_size)
@@ -284,7 +353,7 @@ class _Loop:
             "step": progress.step,
             "epoch": progress.step / self.order.steps_per_epoch,
             "loss": progress.train_loss,
-            "learning_rate": self.trained.schedule.get_last_lr()[0],
+            "learning_rate": self._rate,
             "grad_norm": self._norm.item(),
             "tokens": progress.tokens,
             "seconds": progress.seconds,

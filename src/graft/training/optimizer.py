@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import get_scheduler
 
 from graft.errors import CheckpointError, ConfigError
 from graft.training.config import TrainConfig
 
 __all__ = [
+    "learning_rates",
     "load_optimizer_state",
     "make_optimizer",
     "make_schedule",
@@ -71,6 +72,12 @@ def make_schedule(
             f"train.lr_scheduler_kwargs={settings.lr_scheduler_kwargs} does not fit "
             f"lr_scheduler_type={settings.lr_scheduler_type!r}: {error}."
         ) from None
+
+
+def learning_rates(schedule: LRScheduler, steps: int) -> list[float]:
+    """The learning rate of each of the first `steps` steps."""
+    assert isinstance(schedule, LambdaLR)  # as transformers' schedules of the step alone all are
+    return [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in range(steps)]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
