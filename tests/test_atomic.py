@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graft.atomic import require_room, whole_folder, write_text
+from graft.atomic import require_room, whole_file, whole_folder, write_text
 from graft.errors import ConfigError
 
 
@@ -44,6 +44,31 @@ def test_write_text_replaces(tmp_path):
     write_text(path, "old")
     write_text(path, "ü")
     assert path.read_text(encoding="utf-8") == "ü"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "rows"
+    with whole_file(path) as one, whole_file(path) as other:
+        one.write_text("one")
+        other.write_text("other")
+        assert not path.exists()
+    assert path.read_text() == "one"  # it was closed last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_file_leaves_the_old_one(tmp_path):
+    path = tmp_path / "rows"
+    write_text(path, "old")
+
+    def fail() -> None:
+        with whole_file(path) as partial:
+            partial.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from graft.errors import ConfigError
 
-__all__ = ["require_room", "whole_folder", "write_bytes", "write_text"]
+__all__ = ["require_room", "whole_file", "whole_folder", "write_bytes", "write_text"]
 
 
 def require_room(folder: Path) -> None:
@@ -29,11 +30,21 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file that is either the old one or the new one, whatever happens."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with whole_file(path) as partial:
         partial.write_bytes(content)
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `target` once it is complete and on disk.
+
+    Its name is its own, so that several processes may write `target` at once; the last one stays.
+    """
+    partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
+    try:
+        yield partial
         _sync(partial)
-        os.replace(partial, path)
+        os.replace(partial, target)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
