@@ -82,6 +82,12 @@ def test_a_string_is_a_pattern_for_the_whole_path(llama):
 def test_a_pattern_that_matches_nothing_is_refused(llama):
     with pytest.raises(TargetError, match=r"must match a whole path, .*give a list: \['q_proj'\]"):
         lora_paths(llama, target_modules="q_proj")
+    with pytest.raises(
+        TargetError, match=r"'model.layers.0.self_attn.q_proj'; .* Put `\.\*` in front"
+    ):
+        lora_paths(llama, target_modules="q_proj")
+    with pytest.raises(TargetError, match=r"'\.\*\(q_proj\|v_proj\)' matches 4 paths\.$"):
+        lora_paths(llama, target_modules="q_proj|v_proj")  # is no name, so there is no list of it
     with pytest.raises(TargetError, match="is not a regular expression"):
         lora_paths(llama, target_modules="(q_proj")
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from graft.adapt.layers import LayerView, view_of
 from graft.adapt.parameters import ParameterView
+from graft.adapt.patterns import near_miss, read_pattern
 from graft.adapt.structure import adaptable_layers, bare_parameters
 from graft.errors import TargetError, did_you_mean
 from graft.methods import LayerAdapter
@@ -145,14 +146,9 @@ def _chosen(
             "target_modules='all-linear' found no linear layer in this model.",
         )
     if wanted is not None:
-        pattern = _pattern("target_modules", wanted)
+        pattern = read_pattern("target_modules", wanted)
         found = [p for p, view in views.items() if pattern.fullmatch(view.target_path)]
-        example = next(iter(views), "(none)")
-        return _need(
-            found,
-            f"target_modules={wanted!r} is a string, so it must match a whole path, such as "
-            f"{example!r}; it matches none. For names, give a list: [{wanted!r}].",
-        )
+        return found or _need([], _no_whole_path(pattern, [v.target_path for v in views.values()]))
     return _by_role(model, method, views)
 
 
@@ -173,6 +169,14 @@ def _by_role(
         f"{' or '.join(sorted(method.default_roles))} projection; say target_modules. Its layers "
         f"are called {names}.",
     )
+
+
+def _no_whole_path(pattern: re.Pattern[str], paths: Sequence[str]) -> str:
+    """Why the `target_modules` in `pattern` find nothing, and what to write."""
+    text = pattern.pattern
+    is_name = any(matches_suffix(path, [text]) for path in paths)
+    as_list = f" Or, for a name, give a list: [{text!r}]." if is_name else ""
+    return f"target_modules={text!r} is a string, so it {near_miss(pattern, paths)}{as_list}"
 
 
 def _need(found: list[str], message: str) -> list[str]:
@@ -220,7 +224,7 @@ def _without_excluded(model: nn.Module, config: TargetedConfig, chosen: list[str
         return chosen
     paths = [path for path, _ in model.named_modules()]
     if isinstance(exclude, str):
-        pattern = _pattern("exclude_modules", exclude)
+        pattern = read_pattern("exclude_modules", exclude)
         found = {exclude: [path for path in paths if pattern.fullmatch(path)]}
     else:
         found = {name: [path for path in paths if matches_suffix(path, [name])] for name in exclude}
@@ -231,13 +235,6 @@ def _without_excluded(model: nn.Module, config: TargetedConfig, chosen: list[str
     out = {path for hit in found.values() for path in hit}
     kept = [path for path in chosen if path not in out]
     return _need(kept, f"exclude_modules={exclude!r} leaves no target.")
-
-
-def _pattern(field: str, text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise TargetError(f"{field}={text!r} is not a regular expression: {error}.") from None
 
 
 def _in_layers(config: TargetedConfig, chosen: list[str]) -> list[str]:
