@@ -23,12 +23,12 @@ LEVELS = [
     {"methods", "hub"},
     {"adapt"},
     {"auto"},
-    {"data", "inspection", "training"},
+    {"data", "environment", "inspection", "training"},
     {"inference", "demo"},
     {"merging"},
     {"cli"},
 ]
-SIDEWAYS = {("training", "data")}
+SIDEWAYS = {("environment", "data"), ("training", "data")}
 
 
 def room_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 A verb is a name in `VERBS` and a module `graft.cli.NAME` with a function of that name, whose
 docstring is its help. What is heavy is imported inside that function, so that help stays quick.
+A verb in `GROUPS` is a package of such modules, `graft data check` being `graft.cli.data.check`.
 
 Exit codes: 0 done, 1 a run that failed, 2 something the user can mend, 130 stopped by Ctrl-C.
 """
@@ -21,9 +22,19 @@ import typer
 
 from graft.errors import GraftError
 
-__all__ = ["VERBS", "main", "quieten"]
+__all__ = ["GROUPS", "VERBS", "main", "quieten"]
 
-VERBS = ("train", "generate", "chat", "merge", "inspect", "demo")  # in the order of the help
+VERBS = (
+    "doctor",
+    "train",
+    "generate",
+    "chat",
+    "merge",
+    "inspect",
+    "data",
+    "demo",
+)  # in the order of the help
+GROUPS = {"data": ("preview", "check")}
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -50,8 +61,15 @@ def quieten() -> None:
 
 
 def _make_app(verbs: Sequence[str], debug: bool) -> typer.Typer:
+    summary = "Adapt a frozen pretrained transformer by training a few added parameters."
+    app = _group(summary)
+    _add_verbs(app, "graft.cli", verbs, debug)
+    return app
+
+
+def _group(summary: str | None) -> typer.Typer:
     app = typer.Typer(
-        help="Adapt a frozen pretrained transformer by training a few added parameters.",
+        help=summary,
         epilog="Add --debug to see where an error comes from.",
         no_args_is_help=True,
         add_completion=False,
@@ -59,13 +77,22 @@ def _make_app(verbs: Sequence[str], debug: bool) -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(lambda: None)  # without it, a single verb would not have to be named
+    return app
+
+
+def _add_verbs(app: typer.Typer, package: str, verbs: Sequence[str], debug: bool) -> None:
     for verb in verbs:
-        function = getattr(import_module(f"graft.cli.{verb}"), verb)
+        module = import_module(f"{package}.{verb}")
+        if verb in GROUPS:
+            group = _group(module.__doc__)
+            _add_verbs(group, module.__name__, GROUPS[verb], debug)
+            app.add_typer(group, name=verb)
+            continue
+        function = getattr(module, verb)
         # Words such as `--learning_rate 1e-3` are the verb's to read, where it takes settings.
         takes_settings = {"changes", "settings"} & signature(function).parameters.keys()
         settings = {"ignore_unknown_options": bool(takes_settings)}
         app.command(verb, context_settings=settings)(_ending_well(function, debug))
-    return app
 
 
 def _ending_well(function: Callable[..., None], debug: bool) -> Callable[..., None]:

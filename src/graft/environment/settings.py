@@ -1,0 +1,93 @@
+"""Environment variables that change what graft and its libraries do. Secrets are not shown."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from graft.environment.problem import Problem
+
+__all__ = ["PROXIES", "is_offline", "is_on", "masked", "setting_problems", "shown_settings"]
+
+_PLACES = (
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "HF_HOME",
+    "HF_HUB_CACHE",
+    "GRAFT_CACHE",
+    "USE_MODELSCOPE_HUB",
+    "MODELSCOPE_CACHE",
+    "MODELSCOPE_ENDPOINT",
+    "MODELSCOPE_DOMAIN",
+)
+_SECRETS = ("HF_TOKEN", "MODELSCOPE_API_TOKEN")
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_COMPUTE = (
+    "CUDA_VISIBLE_DEVICES",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "TOKENIZERS_PARALLELISM",
+    "OMP_NUM_THREADS",
+)
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+
+
+def shown_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Name -> value of the variables that matter; None where it is not set.
+
+    A secret is `set` and no more; a password in an address is `***`. Proxies are found in lower
+    and upper case, as their readers find them, and named in lower case.
+    """
+    shown = {name: environ.get(name) for name in _PLACES}
+    shown |= {name: "set" if environ.get(name) else None for name in _SECRETS}
+    shown |= {name: _proxy(environ, name) for name in PROXIES}
+    shown |= {name: environ.get(name) for name in _COMPUTE}
+    return {name: value if value is None else masked(value) for name, value in shown.items()}
+
+
+def setting_problems(environ: Mapping[str, str]) -> list[Problem]:
+    """Addresses that the hubs' clients refuse."""
+    problems = []
+    endpoint = environ.get("HF_ENDPOINT", "")
+    if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
+        what = f"HF_ENDPOINT={masked(endpoint)} is no address: it does not begin with https://."
+        cure = f"export HF_ENDPOINT=https://{masked(endpoint).rpartition('//')[2]}"
+        problems.append(Problem("warning", what, cure))
+    for name in PROXIES[:3]:
+        scheme, mark, rest = masked(_proxy(environ, name) or "").partition("://")
+        if not mark:
+            continue
+        if scheme not in _PROXY_SCHEMES:
+            what = f"{name}={scheme}://{rest}: the hubs' clients know no proxies of {scheme}://."
+            better = "socks5" if scheme.startswith("socks") else "http"
+            problems.append(Problem("warning", what, f"export {name}={better}://{rest}"))
+        elif scheme.startswith("socks") and importlib.util.find_spec("socksio") is None:
+            what = f"{name}={scheme}://{rest} needs a package for SOCKS proxies."
+            problems.append(Problem("warning", what, "pip install socksio PySocks"))
+    return problems
+
+
+def is_offline(environ: Mapping[str, str]) -> bool:
+    """Whether the user has said that Hugging Face is not to be asked."""
+    return is_on(environ, "HF_HUB_OFFLINE") or is_on(environ, "TRANSFORMERS_OFFLINE")
+
+
+def is_on(environ: Mapping[str, str], name: str) -> bool:
+    """Whether a switch is on, read as huggingface_hub reads its own."""
+    return environ.get(name, "").upper() in {"1", "ON", "YES", "TRUE"}
+
+
+def masked(address: str) -> str:
+    """`address` without the password, or the token, that stands before its `@`."""
+    before, at, host = address.rpartition("@")
+    if not at:
+        return address
+    scheme, mark, user = before.rpartition("://")
+    name, colon, _ = user.partition(":")
+    return f"{scheme}{mark}{name}:***@{host}" if colon else f"{scheme}{mark}***@{host}"
+
+
+def _proxy(environ: Mapping[str, str], name: str) -> str | None:
+    return environ.get(name) or environ.get(name.upper())

@@ -1,0 +1,87 @@
+"""What a device makes of each number format, measured by a small matrix product."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+__all__ = ["Product", "measure_products"]
+
+_REPETITIONS = 5
+_SECONDS = 0.15  # for one format; its first repetition may take longer
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of two square matrices in one number format.
+
+    Attributes:
+        dtype: `fp32`, `bf16`, `fp16` or `int8`.
+        gflops: 1e9 operations a second, the median of a few products; None where it failed.
+        verdict: `reference` for fp32; else `fast`, `works, slower than fp32`, `not supported`, or
+            `not measured: out of memory`.
+    """
+
+    dtype: str
+    gflops: float | None
+    verdict: str
+
+
+def measure_products(device: torch.device) -> tuple[Product, ...]:
+    """Multiply matrices on `device` in fp32, bf16, fp16 and int8; under two seconds in all."""
+    import torch
+
+    size = 512 if device.type == "cpu" else 4096
+    generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay what they were
+    numbers = torch.randint(-127, 128, (2, size, size), generator=generator, dtype=torch.int8)
+    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
+    try:
+        reference = _gflops(numbers, torch.float32, device)
+        products = [Product("fp32", reference, "reference")]
+        for name, dtype in dtypes.items():
+            try:
+                rate = _gflops(numbers, dtype, device)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # also NotImplementedError: no kernel of this format
+                products.append(Product(name, None, "not supported"))
+            else:
+                verdict = "fast" if rate >= reference else "works, slower than fp32"
+                products.append(Product(name, rate, verdict))
+    except torch.OutOfMemoryError:
+        names = ("fp32", *dtypes)
+        return tuple(Product(name, None, "not measured: out of memory") for name in names)
+    return tuple(products)
+
+
+def _gflops(numbers: Tensor, dtype: torch.dtype, device: torch.device) -> float:
+    """Of `x @ y.T`; int8 is summed in int32, as quantised layers do."""
+    import torch
+
+    x, y = numbers.to(device, dtype)
+    multiply = torch._int_mm if dtype == torch.int8 else torch.mm
+    synchronize = torch.accelerator.synchronize if device.type != "cpu" else lambda _: None
+
+    def run() -> None:
+        multiply(x, y.T)
+        synchronize(device)
+
+    return 2 * numbers.shape[1] ** 3 / _seconds(run) / 1e9
+
+
+def _seconds(run: Callable[[], None]) -> float:
+    """The median of a few runs, after one that makes the kernels ready."""
+    run()
+    times: list[float] = []
+    while len(times) < _REPETITIONS and sum(times) < _SECONDS:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return median(times)
