@@ -37,6 +37,11 @@ def turn(role: str, content: str) -> dict[str, str]:
         ("text label", "SEQ_CLS", "classification"),
         ("instruction output", "SEQ_2_SEQ_LM", "alpaca"),
         ("prompt completion text", "SEQ_2_SEQ_LM", "prompt_completion"),
+        ("input target", "SEQ_2_SEQ_LM", "seq2seq"),
+        ("input target", "CAUSAL_LM", "seq2seq"),
+        ("instruction input output target", "SEQ_2_SEQ_LM", "alpaca"),
+        ("tokens tags", "TOKEN_CLS", "token_classification"),
+        ("context question answers", "QUESTION_ANS", "question_answering"),
     ],
 )
 def test_auto(columns: str, task_type: str, expected: str) -> None:
@@ -48,11 +53,17 @@ def test_auto(columns: str, task_type: str, expected: str) -> None:
     ("columns", "task_type", "message"),
     [
         ("question answer", "CAUSAL_LM", "columns: {prompt: question, completion: answer}"),
-        ("input target", "SEQ_2_SEQ_LM", "columns: {prompt: input, completion: target}"),
+        ("mr ref", "SEQ_2_SEQ_LM", "columns: {input: mr, target: ref}"),
+        ("words ner", "TOKEN_CLS", "columns: {tokens: words, tags: ner}"),
+        (
+            "tokens tags",
+            "SEQ_CLS",
+            "those of token_classification, which is for TOKEN_CLS.",
+        ),
         ("sentence label", "SEQ_CLS", "columns: {text: sentence, label: label}"),
         ("foo bar", "CAUSAL_LM", "has the columns foo, bar; CAUSAL_LM needs one of: messages"),
         ("text", "SEQ_CLS", "text + label (classification)"),
-        ("text", "TOKEN_CLS", "expected one of CAUSAL_LM, SEQ_2_SEQ_LM, SEQ_CLS"),
+        ("text", "FEATURE_EXTRACTION", "expected one of CAUSAL_LM, QUESTION_ANS, SEQ_2_SEQ_LM, "),
     ],
 )
 def test_auto_that_finds_nothing_suggests(columns: str, task_type: str, message: str) -> None:
@@ -161,12 +172,12 @@ def test_messages_keep_what_templates_may_ask_for() -> None:
         ("messages", {"messages": ["hi"]}, "expected a list of turns"),
         ("messages", {"messages": [turn("user", "a"), turn("assistant", " ")]}, "turn is empty"),
         ("messages", {"messages": [turn("assistant", "a")]}, "begins with an assistant turn"),
-        ("messages", {"messages": [{"role": "user", "content": [1]}]}, "expected text, not list"),
+        ("messages", {"messages": [{"role": "user", "content": [1]}]}, "expected text, not a list"),
         ("sharegpt", {"conversations": [{"from": "bot", "value": "a"}]}, "'bot' is not a role"),
         ("alpaca", {"instruction": "a", "output": None}, "output is empty: fill it in, or remove"),
-        ("alpaca", {"instruction": True, "output": "a"}, "instruction: expected text, not bool"),
-        ("alpaca", {"instruction": "a", "output": "b", "history": "x"}, "[user, assistant] pairs"),
-        ("alpaca", {"instruction": "a", "output": "b", "history": ["x"]}, "[user, assistant] pai"),
+        ("alpaca", {"instruction": True, "output": "a"}, "instruction: expected text, not true"),
+        ("alpaca", {"instruction": "a", "output": "b", "history": 3}, "[user, assistant] pairs"),
+        ("alpaca", {"instruction": "a", "output": "b", "history": ["x"]}, "entry 1: expected a ["),
         ("prompt_completion", {"prompt": "a", "completion": " "}, "completion is empty"),
     ],
 )

@@ -1,0 +1,12 @@
+"""Where rows come from: files, folders, hubs, names in dataset_info.json -> rows as plain dicts.
+
+In this order: `address` (what a path says), `catalogue` (LLaMA-Factory's dataset_info.json),
+`folder` (which of its files), `files` (files -> rows), `source` (the whole way). What the columns
+mean is left to `formats`.
+"""
+
+from graft.data.rows import Row, Rows
+from graft.data.sources.files import read_files
+from graft.data.sources.source import Source, read_source, resolve_source
+
+__all__ = ["Row", "Rows", "Source", "read_files", "read_source", "resolve_source"]

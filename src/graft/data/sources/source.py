@@ -1,0 +1,167 @@
+"""One source of rows: where its files are (`resolve_source`), and its rows (`read_source`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from graft.data.config import SourceConfig
+from graft.data.formats import rename_columns
+from graft.data.rows import Row, Rows
+from graft.data.sources.address import Address
+from graft.data.sources.catalogue import CATALOGUE, TAGS, Entry, names_in, read_entry
+from graft.data.sources.files import read_files, require_file
+from graft.data.sources.folder import files_in, select_files
+from graft.download import dataset_folder
+from graft.errors import DataError, did_you_mean
+
+__all__ = ["Source", "read_source", "resolve_source"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Files that were found, and how to read them.
+
+    Attributes:
+        name: What the user calls it.
+        files: The files, in the order of their rows.
+        format: How rows are laid out; `"auto"` where the columns shall tell.
+        columns: Our name of a column -> the file's.
+        tags: LLaMA-Factory's names of keys and roles in a turn -> the file's.
+        max_rows: At most so many rows, the first ones; None for all.
+        weight: How often its rows count in training.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    format: str = "auto"
+    columns: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    max_rows: int | None = None
+    weight: float = 1.0
+
+
+def resolve_source(config: SourceConfig, dataset_dir: str | None = None) -> Source:
+    """Find the files of `config`, and download them where they lie on a hub. Reads no rows.
+
+    Args:
+        config: An entry of `train` or `eval`.
+        dataset_dir: The folder whose dataset_info.json may know the name that `config.path` is.
+
+    Raises:
+        DataError: Nothing is there, or it is not clear what is meant.
+        ConfigError: There is no such data set on the hub.
+    """
+    address = Address.of(config)
+    entry = None
+    if dataset_dir is not None and address.hub is None:
+        entry = read_entry(dataset_dir, address.name)
+    rows = [count for count in (address.max_rows, entry and entry.max_rows) if count]
+    given = config.format if config.format not in (None, "auto") else None
+    return Source(
+        name=config.path,
+        files=_files(address, dataset_dir) if entry is None else _files_of_entry(entry, address),
+        format=given or (entry.format if entry else "auto"),
+        columns=config.columns or (entry.columns if entry else {}),
+        tags=entry.tags if entry else {},
+        max_rows=min(rows, default=None),
+        weight=config.weight,
+    )
+
+
+def read_source(source: Source) -> Rows:
+    """The rows of `source`, with columns, keys and roles named as graft names them.
+
+    Raises:
+        DataError: A file that cannot be read, or a column that it does not have.
+    """
+    rows = rename_columns(read_files(source.files, source.max_rows), source.columns)
+    return _untagged(rows, source.tags) if source.tags else rows
+
+
+def _files(address: Address, dataset_dir: str | None) -> tuple[Path, ...]:
+    name = address.name
+    if address.hub is not None:
+        folder = dataset_folder(f"{address.hub}:{name}", address.revision)
+        return select_files(folder, f"{address.hub}:{name}", address.subset, address.split)
+    path = Path(name)
+    if path.is_dir():
+        return select_files(path, name, address.subset, address.split)
+    _explain_missing(path, name, dataset_dir)
+    require_file(path)
+    for key in ("subset", "split"):
+        if getattr(address, key) is not None:
+            raise DataError(f"{key}: {name} is one file, and has no {key}s.")
+    return (path,)
+
+
+def _explain_missing(path: Path, name: str, dataset_dir: str | None) -> None:
+    """Refuse what is no file here but looks like something else that was meant."""
+    if path.exists():
+        return
+    names = [part.strip() for part in name.split(",")]
+    if len(names) > 1 and all(names):
+        raise DataError(
+            f"{name} does not exist. Several data sets are written as a list: [{', '.join(names)}]."
+        )
+    if path.suffix or path.parent != Path():
+        if name.count("/") == 1 and not path.suffix and not path.parent.is_dir():
+            raise DataError(
+                f"{name} does not exist. A data set on a hub is written hf:{name} or ms:{name}."
+            )
+        return
+    if dataset_dir is None:
+        raise DataError(
+            f"{name} does not exist. If it is a name in LLaMA-Factory's {CATALOGUE}, set "
+            "dataset_dir to the folder of that file."
+        )
+    hint = did_you_mean(name, names_in(dataset_dir))
+    raise DataError(f"{name} is neither a file nor a name in {dataset_dir}/{CATALOGUE}.{hint}")
+
+
+def _files_of_entry(entry: Entry, address: Address) -> tuple[Path, ...]:
+    subset, split = address.subset or entry.subset, address.split or entry.split
+    if entry.hub is not None:
+        folder = dataset_folder(f"{entry.hub}:{entry.name}", address.revision)
+        return select_files(
+            folder / (entry.folder or ""), f"{entry.hub}:{entry.name}", subset, split
+        )
+    path = Path(entry.name)
+    if path.is_dir():  # all files in it, as there
+        files = tuple(files_in(path))
+        if files:
+            return files
+        raise DataError(f"{path} holds no data file ({address.name} in {CATALOGUE}).")
+    require_file(path)
+    return (path,)
+
+
+def _untagged(rows: Rows, tags: dict[str, str]) -> Rows:
+    """`rows` with the turns' keys and roles as ShareGPT names them."""
+    column = "messages" if "messages" in rows.columns else "conversations"
+    names = TAGS | tags
+    if column == "messages":
+        own = {"role_tag": "role", "content_tag": "content", "user_tag": "user"}
+        own |= {"assistant_tag": "assistant", "observation_tag": "tool"}
+        own |= {"function_tag": "tool_call", "system_tag": "system"}
+    else:
+        own = TAGS
+    keys = {names[tag]: own[tag] for tag in ("role_tag", "content_tag")}
+    roles = {names[tag]: own[tag] for tag in TAGS if tag not in ("role_tag", "content_tag")}
+
+    def turn_of(turn: object) -> object:
+        if not isinstance(turn, dict):
+            return turn
+        named = {keys.get(key, key): value for key, value in turn.items()}
+        role = named.get(own["role_tag"])
+        if isinstance(role, str) and role in roles:
+            named[own["role_tag"]] = roles[role]
+        return named
+
+    def row_of(row: Row) -> Row:
+        turns = row.get(column)
+        return (
+            {**row, column: [turn_of(turn) for turn in turns]} if isinstance(turns, list) else row
+        )
+
+    return Rows([row_of(row) for row in rows.items], rows.files)
