@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
-from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from transformers import (
+    CONFIG_MAPPING,
     AutoConfig,
     AutoTokenizer,
     PreTrainedConfig,
@@ -29,12 +28,18 @@ from graft.config import TaskType
 from graft.download import (
     CONFIG_NAME,
     LABELS_NAME,
-    first_line,
-    hugging_face_errors,
-    modelscope_snapshot,
-    refuse_pointer,
+    HubAddress,
+    Part,
+    hub_address,
+    is_adapter,
+    lack_of_safetensors,
+    local_folder,
+    make_plan,
+    model_files,
+    require_whole,
+    unsafe_weights,
 )
-from graft.errors import CheckpointError, ConfigError, did_you_mean
+from graft.errors import CheckpointError, nearest
 
 __all__ = [
     "LABELS_NAME",
@@ -67,40 +72,27 @@ _TASKS = {
     "ForTokenClassification": TaskType.TOKEN_CLS,
     "ForQuestionAnswering": TaskType.QUESTION_ANS,
 }
+_TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.spm", "bpe.codes")
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
-def resolve(source: str, revision: str | None = None, weights: bool = True) -> str:
-    """The folder or Hugging Face id that `source` stands for; it is there.
+def resolve(source: str, revision: str | None = None, part: Part = "model") -> str:
+    """The folder here that holds the base model `source`, downloaded where it lies on a hub.
 
     Args:
-        source: A folder, `ORG/NAME` or `hf:ORG/NAME` on Hugging Face, `ms:ORG/NAME` on ModelScope
-            (which is downloaded).
+        source: A folder, `ORG/NAME` or `hf:ORG/NAME` on Hugging Face, `ms:ORG/NAME` on ModelScope.
         revision: Branch, tag or commit on the hub.
-        weights: Whether a folder must hold weights.
+        part: What is needed: the `config`, the `tokenizer` too, or the whole `model`.
 
     Raises:
-        ConfigError: No such folder or id.
-        CheckpointError: A folder that holds no base model.
+        ConfigError: No such folder or id, or a hub that does not give it.
+        CheckpointError: No base model there, or one without weights.
     """
-    kind, colon, name = source.partition(":")
-    if colon and kind == "ms":
-        return _from_modelscope(name, revision)
-    if colon and kind == "hf":
-        return _on_hugging_face(name, revision)
-    if colon and re.fullmatch(r"[a-z]{2,}", kind):
-        raise ConfigError(f"{source!r}: {kind}: is no hub. Valid: hf:ORG/NAME, ms:ORG/NAME.")
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        _check_folder(folder, weights)
-        return str(folder)
-    if folder.exists():
-        raise ConfigError(f"The base model {source} is a file; give the folder that it is in.")
-    looks_like_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or "\\" in source
-    if looks_like_path:
-        siblings = [str(p) for p in folder.parent.glob("*/")] if folder.parent.is_dir() else []
-        raise ConfigError(f"There is no folder {source}.{did_you_mean(str(folder), siblings)}")
-    return _on_hugging_face(source, revision)
+    folder = local_folder(source)
+    if folder is None:
+        folder = _from_hub(hub_address(source), revision, part)
+    _check_folder(folder, part)
+    return str(folder)
 
 
 def load_model(
@@ -123,7 +115,7 @@ def load_model(
         ConfigError: No such model.
         CheckpointError: A model that is broken, or has no weights for what it is to do.
     """
-    options: dict[str, Any] = {"revision": revision, "dtype": dtype or "auto"}
+    options: dict[str, Any] = {"dtype": dtype or "auto"}
     if label_names is not None:
         options["id2label"] = dict(enumerate(label_names))
         options["label2id"] = {name: index for index, name in enumerate(label_names)}
@@ -135,6 +127,7 @@ def load_model(
         )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise _unreadable(source, f"a base model for {task_type}", error) from None
+    model.name_or_path = source.removeprefix("hf:")  # what an adapter names as its base
     misfits = {entry[0]: entry[1:] for entry in info["mismatched_keys"]}
     _check_misfits(source, model, misfits)
     _check_missing(source, model, sorted(info["missing_keys"] - misfits.keys()), task_type)
@@ -153,9 +146,9 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
         ConfigError: No such model.
         CheckpointError: No config there, or a broken one.
     """
-    where = resolve(source, revision, weights=False)
+    where = resolve(source, revision, "config")
     try:
-        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(source, "a base model's config", error) from None
 
@@ -203,9 +196,15 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
     """
     folder = Path(source).expanduser()
     there = any((folder / name).is_file() for name in (CONFIG_NAME, "tokenizer.json"))
-    where = str(folder) if there else resolve(source, revision, weights=False)
+    where = str(folder) if there else resolve(source, revision, "tokenizer")
+    if not any(path for pattern in _TOKENIZERS for path in Path(where).glob(pattern)):
+        raise CheckpointError(
+            f"{source} has no tokenizer: expected tokenizer.json (or tokenizer.model, vocab.txt, "
+            "vocab.json with merges.txt) beside its config.json; save the one that the model was "
+            "trained with there (`tokenizer.save_pretrained`)."
+        )
     try:
-        return AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(source, "a tokenizer", error) from None
 
@@ -216,34 +215,75 @@ def saved_label_names(folder: Path) -> list[str] | None:
     return json.loads(labels.read_text(encoding="utf-8")) if labels.is_file() else None
 
 
-def _check_folder(folder: Path, weights: bool = True) -> None:
+def _check_folder(folder: Path, part: Part) -> None:
     if (folder / CONFIG_NAME).is_file() and not (folder / "config.json").is_file():
         base = json.loads((folder / CONFIG_NAME).read_text()).get("base_model_name_or_path")
         raise CheckpointError(f"{folder} is an adapter, not a base model; its base is {base}.")
     if not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is no base model: it has no config.json.")
-    if not weights:
+    _check_config(folder / "config.json")
+    if part != "model":
         return
     if not any(path for pattern in _WEIGHTS for path in folder.glob(pattern)):
         raise CheckpointError(
             f"{folder} has no weights: expected model.safetensors (or model-*.safetensors, "
             "pytorch_model.bin)."
         )
-    for path in folder.glob("*.safetensors"):
-        refuse_pointer(path)
+    for path in sorted(folder.glob("*.safetensors")):
+        require_whole(path)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        shards = set(read_object(index).get("weight_map", {}).values())
+        lacking = sorted(shard for shard in shards if not (folder / shard).is_file())
+        if lacking:
+            raise CheckpointError(
+                f"{folder} lacks {lacking[0]}{_and_more(lacking)} that its index names: the "
+                "download was cut short; fetch it again."
+            )
 
 
-def _on_hugging_face(name: str, revision: str | None) -> str:
-    """`name`, once its config is known to be there."""
-    with hugging_face_errors(name, revision, "base model"):
-        hf_hub_download(name, "config.json", revision=revision)
-    return name
+def _check_config(path: Path) -> None:
+    """Raise a CheckpointError unless transformers has a class for the model of a config.json."""
+    config = read_object(path)
+    kind = config.get("model_type")
+    if "auto_map" in config and kind not in CONFIG_MAPPING:
+        raise CheckpointError(
+            f"{path.parent} brings code of its own, which graft does not run, and transformers "
+            f"{transformers.__version__} has no class for its model type {kind!r}."
+        )
+    if kind and kind not in CONFIG_MAPPING:
+        near = nearest(str(kind), CONFIG_MAPPING, 1)
+        raise CheckpointError(
+            f"{path} names the model type {kind!r}, which transformers {transformers.__version__} "
+            f"does not know: {f'did you mean {near[0]}?' if near else 'a newer one may.'}"
+        )
 
 
-def _from_modelscope(name: str, revision: str | None) -> str:
-    folder = modelscope_snapshot(name, revision)
-    _check_folder(Path(folder))
-    return folder
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise CheckpointError(
+            f"{path}{line} is not JSON: the file was cut short or edited; fetch it again."
+        ) from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object; fetch it again.")
+    return found
+
+
+def _from_hub(address: HubAddress, revision: str | None, part: Part) -> Path:
+    plan = make_plan(address, lambda listing: model_files(listing, part), revision=revision)
+    if not any(file.path == "config.json" for file in plan.files):
+        what = "an adapter, not a base model" if is_adapter(plan.listing) else "no base model"
+        raise CheckpointError(f"{address} is {what}: it has no config.json.")
+    lack = lack_of_safetensors(plan.listing, address) if part == "model" else None
+    if lack:
+        unsafe = unsafe_weights(plan.listing)
+        if not unsafe or plan.changed(unsafe).missing:
+            raise CheckpointError(lack)  # unless they were asked for before
+    return plan.fetch()
 
 
 def _check_misfits(source: str, model: PreTrainedModel, misfits: dict[str, Any]) -> None:
@@ -280,4 +320,7 @@ def _and_more(names: list[str]) -> str:
 def _unreadable(source: str, what: str, error: Exception) -> CheckpointError:
     if "trust_remote_code" in str(error):
         return CheckpointError(f"{source} brings code of its own, which graft does not run.")
-    return CheckpointError(f"{source} cannot be read as {what}: {first_line(error)}")
+    if "model_type" in str(error):
+        return CheckpointError(f"The config.json of {source} names no model_type.")
+    reason = str(error).strip().partition("\n")[0]
+    return CheckpointError(f"{source} cannot be read as {what}: {type(error).__name__}: {reason}")

@@ -1,0 +1,288 @@
+"""Hugging Face through its own client, and what the client raises as a sentence each.
+
+Since its version 2 the client throws away what had arrived of a file when it is interrupted. So
+large files are fetched here with the client's `http_get` into `blobs/DIGEST.incomplete`, which a
+second call continues (`docs/decisions/0007`); the rest, and the cache's layout, are the client's.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, tqdm
+
+from graft.download.integrity import digest_of
+from graft.download.listing import Kind, Listing, RepoFile, Unreachable, files_in
+from graft.download.workers import side_by_side
+from graft.errors import CheckpointError, ConfigError, did_you_mean
+
+__all__ = ["HuggingFace"]
+
+_LARGE = 8 << 20  # bytes; a smaller file is soon fetched again
+_XET_ONLY = 50_000_000_000  # bytes; plain HTTP does not give more
+_NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
+
+
+class HuggingFace:
+    """A `Hub`: huggingface.co, or where HF_ENDPOINT leads."""
+
+    title = "Hugging Face"
+
+    def __init__(self, cache_dir: str | Path | None, token: str | bool | None = None) -> None:
+        self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+        self._token = token
+        self._api = HfApi(token=token)
+
+    @property
+    def endpoint(self) -> str:
+        """As the client has it."""
+        return self._api.endpoint
+
+    def list(self, name: str, kind: Kind, revision: str | None) -> Listing:
+        """The files of `name`, in one request."""
+        with self._sentences(name, kind, revision):
+            found = self._api.repo_info(
+                name,
+                repo_type=kind,
+                revision=revision,
+                timeout=constants.HF_HUB_ETAG_TIMEOUT,
+                files_metadata=True,
+            )
+        files = tuple(
+            RepoFile(
+                entry.rfilename,
+                entry.size or 0,
+                entry.lfs.sha256 if entry.lfs else entry.blob_id or "",
+            )
+            for entry in getattr(found, "siblings", None) or ()
+        )
+        return Listing(name, kind, revision or constants.DEFAULT_REVISION, found.sha or "", files)
+
+    def list_cached(self, name: str, kind: Kind, revision: str | None) -> Listing | None:
+        """What the cache holds of `name` at `revision`."""
+        revision = revision or constants.DEFAULT_REVISION
+        reference = self._storage(name, kind) / "refs" / revision
+        commit = reference.read_text().strip() if reference.is_file() else revision
+        listing = Listing(name, kind, revision, commit, ())
+        folder = self.folder(listing)
+        return folder and Listing(name, kind, revision, commit, files_in(folder))
+
+    def folder(self, listing: Listing) -> Path | None:
+        """The snapshot in the cache, whole or not."""
+        folder = self._storage(listing.name, listing.kind) / "snapshots" / listing.commit
+        return folder if folder.is_dir() else None
+
+    def begun(self, listing: Listing, file: RepoFile) -> int:
+        """Bytes of the file that an earlier call was cut off after."""
+        partial = self._partial(listing, file)
+        return partial.stat().st_size if partial.is_file() else 0
+
+    def fetch(self, listing: Listing, files: Sequence[RepoFile]) -> Path:
+        """Large files first, each continued where it was cut off; then the rest."""
+        with self._sentences(listing.name, listing.kind, listing.revision):
+            large = [file for file in files if self._is_resumed(file)]
+            side_by_side(lambda file, stop: self._fetch_large(listing, file, stop), large)
+            folder = snapshot_download(
+                listing.name,
+                repo_type=listing.kind,
+                revision=listing.revision,
+                cache_dir=self.cache,
+                token=self._token,
+                allow_patterns=[re.sub(r"([*?[])", r"[\1]", file.path) for file in files],
+                tqdm_class=_SilentBar if len(large) or _bytes(files) < _LARGE else None,
+            )
+        return Path(folder)
+
+    def _is_resumed(self, file: RepoFile) -> bool:
+        # Who asks for Xet's speed gets it: that goes past HTTP, and starts each file anew.
+        fits = _LARGE <= file.size <= _XET_ONLY and file.digest
+        return bool(fits) and not constants.HF_XET_HIGH_PERFORMANCE
+
+    def _fetch_large(self, listing: Listing, file: RepoFile, stop: Event) -> None:
+        """One file into the cache's blobs, where the client finds it."""
+        partial = self._partial(listing, file)
+        blob = partial.with_suffix("")
+        lock = self.cache / ".locks" / blob.parents[1].name / f"{file.digest}.lock"
+        for folder in (blob.parent, lock.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(lock):
+            if blob.exists():
+                return
+            self._continue(listing, file, partial, stop)
+            if digest_of(partial, file.digest) != file.digest:
+                partial.unlink()
+                raise CheckpointError(
+                    f"{file.path} of {listing.name} arrived damaged: its content is not what "
+                    f"{self.title} lists. Run the same again, or set HF_ENDPOINT to another mirror."
+                )
+            partial.replace(blob)
+
+    def _continue(self, listing: Listing, file: RepoFile, partial: Path, stop: Event) -> None:
+        url = hf_hub_url(
+            listing.name, file.path, repo_type=listing.kind, revision=listing.commit or None
+        )
+        metadata = get_hf_file_metadata(url, token=self._token)
+        if metadata.size is not None and metadata.size != file.size:
+            raise _wrong_size(self.title, listing, file, metadata.size)
+        same_host = metadata.location.startswith(self.endpoint)
+        headers = build_hf_headers(token=self._token if same_host else False)
+        with partial.open("ab") as content:
+            if content.tell() > file.size:
+                content.truncate(0)
+            try:
+                http_get(
+                    metadata.location,
+                    content,
+                    resume_size=content.tell(),
+                    headers=headers,
+                    expected_size=file.size,
+                    displayed_filename=file.path,
+                    tqdm_class=_stoppable_bar(stop),
+                )
+            except OSError as error:
+                if error.errno is None and not isinstance(error, HTTPError):
+                    # The client's check of the size, which it has no class for.
+                    size = content.tell()
+                    content.truncate(0)
+                    raise _wrong_size(self.title, listing, file, size) from None
+                raise
+
+    def _partial(self, listing: Listing, file: RepoFile) -> Path:
+        storage = self._storage(listing.name, listing.kind)
+        return storage / "blobs" / f"{file.digest}.incomplete"
+
+    def _storage(self, name: str, kind: Kind) -> Path:
+        return self.cache / repo_folder_name(repo_id=name, repo_type=kind)
+
+    @contextmanager
+    def _sentences(self, name: str, kind: Kind, revision: str | None) -> Iterator[None]:
+        """Turn the client's errors inside the block into a sentence each."""
+        noun = _NOUNS[kind]
+        try:
+            yield
+        except HFValidationError:
+            raise ConfigError(f"{name!r} is no id of the form ORG/NAME.") from None
+        except GatedRepoError:
+            raise ConfigError(
+                f"{name} asks for its licence to be accepted: do so on its page, "
+                f"{self.endpoint}/{name}, then log in with `hf auth login`."
+            ) from None
+        except RepositoryNotFoundError:
+            raise ConfigError(
+                f"There is no {noun} {name} on {self.title} (and no folder {name} here), or it is "
+                "private: check the name, or log in with `hf auth login`."
+            ) from None
+        except RevisionNotFoundError:
+            raise ConfigError(
+                f"{name} has no revision {revision!r} on {self.title}."
+                f"{did_you_mean(str(revision), self._revisions(name, kind))}"
+            ) from None
+        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, OfflineModeIsEnabled):
+                raise Unreachable(
+                    f"There is no folder {name} here, the {noun} {name} is not in the cache "
+                    f"{self.cache}, and HF_HUB_OFFLINE is set: unset it, or download where there "
+                    "is a connection."
+                ) from None
+            if isinstance(cause, HfHubHTTPError):
+                raise self._refusal(name, cause) from None
+            raise self._unreachable(cause) from None
+        except EntryNotFoundError as error:
+            path = "a file"
+            if isinstance(error, HfHubHTTPError):
+                path = str(error.request.url).rpartition("/")[2]
+            raise ConfigError(f"{name} on {self.title} lists {path}, but has it not.") from None
+        except HfHubHTTPError as error:
+            raise self._refusal(name, error) from None
+        except HTTPError as error:
+            raise self._unreachable(error) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ConfigError(
+                f"The disk of {self.cache} is full: make room, or choose another folder for "
+                "downloads (HF_HOME, --cache-dir), then run the same again; what has arrived is "
+                "kept."
+            ) from None
+
+    def _refusal(self, name: str, error: HfHubHTTPError) -> ConfigError:
+        status = error.response.status_code
+        if status >= 500:
+            return Unreachable(
+                f"{self.title} ({self.endpoint}) is out of order: it answers {status}. Try again "
+                "later, or set HF_ENDPOINT to a mirror; what has arrived is kept."
+            )
+        if status in (401, 403):
+            return ConfigError(
+                f"{self.title} refuses {name} ({status}): the token is wrong or may not read it; "
+                "log in with `hf auth login`."
+            )
+        if status == 429:
+            return ConfigError(
+                f"{self.title} has been asked too often from here: wait some minutes, or log in "
+                "with `hf auth login`."
+            )
+        return ConfigError(f"{self.title} answers {status} for {name}: {error.server_message}.")
+
+    def _unreachable(self, error: BaseException) -> Unreachable:
+        return Unreachable(
+            f"{self.title} ({self.endpoint}) cannot be reached, or the connection broke off "
+            f"({type(error).__name__}): check the connection and the proxy, or set HF_ENDPOINT to "
+            "a mirror, then run the same again; what has arrived is kept."
+        )
+
+    def _revisions(self, name: str, kind: Kind) -> list[str]:
+        try:
+            found = self._api.list_repo_refs(name, repo_type=kind)
+        except (HTTPError, OSError):
+            return []
+        return [reference.name for reference in (*found.branches, *found.tags)]
+
+
+def _wrong_size(title: str, listing: Listing, file: RepoFile, size: int) -> CheckpointError:
+    return CheckpointError(
+        f"{title} sends {size:,} bytes of {file.path} of {listing.name} where it lists "
+        f"{file.size:,}: run the same again, or set HF_ENDPOINT to another mirror."
+    )
+
+
+def _bytes(files: Sequence[RepoFile]) -> int:
+    return sum(file.size for file in files)
+
+
+class _SilentBar(tqdm):
+    """For files so small that a bar would only flicker."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **{**options, "disable": True})  # pyright: ignore[reportArgumentType]
+
+
+def _stoppable_bar(stop: Event) -> type[tqdm]:
+    """The client's bar, which ends the download that it watches once `stop` is set."""
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            if stop.is_set():
+                raise KeyboardInterrupt
+            return super().update(n)
+
+    return Bar

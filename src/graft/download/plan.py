@@ -1,0 +1,170 @@
+"""What a download would fetch, before it starts; then the download."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from graft.download.address import HubAddress, hub_address
+from graft.download.hugging_face import HuggingFace
+from graft.download.integrity import digest_of
+from graft.download.listing import Hub, Kind, Listing, RepoFile, Unreachable
+from graft.download.modelscope import ModelScope
+from graft.download.selection import DATA_FILES, matching, require_matches, size_text
+from graft.errors import ConfigError
+
+__all__ = ["Plan", "dataset_folder", "make_plan"]
+
+_LOG = logging.getLogger("graft")
+_HASHED = 16 << 20  # bytes; to hash a larger file at each start would take too long
+
+Choice = Callable[[Listing], Sequence[RepoFile]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Files of a repository, and which of them are not here yet.
+
+    Attributes:
+        address: Of the repository.
+        hub: The client that fetches them.
+        listing: All that the repository has; what the cache has, where the hub cannot be reached.
+        files: Those that are wanted.
+        missing: Those of them that are to be fetched.
+    """
+
+    address: HubAddress
+    hub: Hub
+    listing: Listing
+    files: tuple[RepoFile, ...]
+    missing: tuple[RepoFile, ...]
+
+    @property
+    def bytes_missing(self) -> int:
+        """What is still to be fetched, less what arrived before an interruption."""
+        return sum(f.size - min(f.size, self.hub.begun(self.listing, f)) for f in self.missing)
+
+    @property
+    def bytes_free(self) -> int:
+        """Room on the disk of the cache."""
+        cache = self.hub.cache.absolute()
+        there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+        return shutil.disk_usage(there).free
+
+    def changed(self, files: Sequence[RepoFile]) -> Plan:
+        """The same for other files of the repository."""
+        return _plan(self.address, self.hub, self.listing, files)
+
+    def fetch(self) -> Path:
+        """Download what is missing; the folder that holds the files.
+
+        Raises:
+            ConfigError: No room on the disk, or a hub that does not give a file.
+            CheckpointError: A file that arrived damaged.
+        """
+        if not self.missing:
+            folder = self.hub.folder(self.listing)
+            assert folder is not None
+            return folder
+        needed, free = self.bytes_missing, self.bytes_free
+        if needed > free:
+            raise ConfigError(
+                f"{self.address} needs {size_text(needed)} more in {self.hub.cache}, where "
+                f"{size_text(free)} are free: make room, or choose another folder for downloads "
+                "(HF_HOME, MODELSCOPE_CACHE, --cache-dir)."
+            )
+        return self.hub.fetch(self.listing, self.missing)
+
+
+def make_plan(
+    address: HubAddress,
+    choose: Choice,
+    kind: Kind = "model",
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+) -> Plan:
+    """Ask the hub what the repository has, and look what of that is here.
+
+    Where the hub cannot be reached, the plan is what was downloaded before, with a warning.
+
+    Args:
+        address: Of the repository.
+        choose: The files that are wanted of it.
+        kind: Of the repository.
+        revision: Branch, tag or commit; None for the hub's default (`main`, `master`).
+        cache_dir: Where downloads are kept; None for the hub's own cache.
+        token: For private repositories on Hugging Face; None for the one of `hf auth login`.
+
+    Raises:
+        Unreachable: No answer, and nothing here.
+        ConfigError: No such repository or revision, or one that the user may not read.
+    """
+    hub: Hub = HuggingFace(cache_dir, token) if address.hub == "hf" else ModelScope(cache_dir)
+    try:
+        listing = hub.list(address.name, kind, revision)
+    except Unreachable as error:
+        cached = hub.list_cached(address.name, kind, revision)
+        if cached is None or not choose(cached):
+            raise
+        _LOG.warning("%s is taken from the cache %s. %s", address, hub.cache, error)
+        listing = cached
+    return _plan(address, hub, listing, choose(listing))
+
+
+def dataset_folder(
+    source: str,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    patterns: Sequence[str] | None = None,
+) -> Path:
+    """The folder here that holds the files of the data set `source`, downloaded from its hub.
+
+    Args:
+        source: `hf:ORG/NAME` on Hugging Face or `ms:ORG/NAME` on ModelScope.
+        revision: Branch, tag or commit on the hub.
+        cache_dir: Where downloads are kept; None for the hub's own cache.
+        patterns: Files wanted, as globs; None for all that may hold rows, and README.md.
+
+    Raises:
+        ConfigError: No such data set, or no such files in it.
+    """
+    return plan_dataset(hub_address(source), revision, cache_dir, patterns).fetch()
+
+
+def plan_dataset(
+    address: HubAddress,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    patterns: Sequence[str] | None = None,
+) -> Plan:
+    """As in `dataset_folder`, before the download."""
+    plan = make_plan(
+        address,
+        lambda listing: matching(listing, patterns or DATA_FILES),
+        "dataset",
+        revision,
+        cache_dir,
+    )
+    require_matches(plan.listing, patterns or ())
+    if not plan.files:
+        raise ConfigError(f"{address} has no files of rows: expected {', '.join(DATA_FILES[:-1])}.")
+    return plan
+
+
+def _plan(address: HubAddress, hub: Hub, listing: Listing, files: Sequence[RepoFile]) -> Plan:
+    folder = hub.folder(listing)
+    missing = [f for f in files if folder is None or not _is_here(folder, f, listing)]
+    return Plan(address, hub, listing, tuple(files), tuple(missing))
+
+
+def _is_here(folder: Path, file: RepoFile, listing: Listing) -> bool:
+    path = folder / file.path
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    # A folder of a commit never changes, that of a branch may: a config may be other than before.
+    may_differ = not listing.commit and file.digest and file.size <= _HASHED
+    return not may_differ or digest_of(path, file.digest) == file.digest
