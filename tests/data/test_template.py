@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from graft.config import TaskType
+from graft.data.rendering import pair
 from graft.data.template import (
     IGNORED,
     PLAIN_TEMPLATE,
@@ -107,7 +108,7 @@ def test_exactly_the_answers_and_their_ends_are_learned_after_what_inference_see
 def test_prompt_and_completion_are_joined_as_they_are(
     tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
 ) -> None:
-    (tokens,) = Encoder(tokenizer, None).encode([[prompt, completion]])
+    (tokens,) = Encoder(tokenizer, None).encode([pair(prompt, completion)])
     ((start, run),) = learned_runs(tokens)
     # What generate feeds is the tokenizer's own view of the prompt alone.
     assert tokens.input_ids[:start] == tokenizer(prompt)["input_ids"]
@@ -123,7 +124,7 @@ def test_a_token_that_would_reach_across_the_cut_is_not_learned(
 ) -> None:
     joined = byte_level("a\n\n\nb")["input_ids"]
     assert byte_level.decode(joined[1:2]) == "\n\n"  # the case: one token for two line breaks
-    (tokens,) = Encoder(byte_level, None).encode([["a\n", "\n\nb"]])
+    (tokens,) = Encoder(byte_level, None).encode([pair("a\n", "\n\nb")])
     ((start, run),) = learned_runs(tokens)
     assert tokens.input_ids[:start] == byte_level("a\n")["input_ids"]
     assert byte_level.decode(run) == "\n\nb</s>"
@@ -137,7 +138,7 @@ def test_no_space_appears_between_prompt_and_completion(
     begin = tokenizer.decode(tokenizer("cat")["input_ids"]).removesuffix("cat")
     assert tokenizer.convert_ids_to_tokens(tokenizer("cat")["input_ids"])[1].startswith("▁")
     for prompt, completion in [("2+2=", "4"), ("the ", "cat"), ("the", " cat"), ("a\n", "cat")]:
-        (tokens,) = Encoder(tokenizer, None).encode([[prompt, completion]])
+        (tokens,) = Encoder(tokenizer, None).encode([pair(prompt, completion)])
         assert tokenizer.decode(tokens.input_ids) == f"{begin}{prompt}{completion}</s>"
 
 
@@ -232,7 +233,7 @@ def test_a_prompt_that_is_not_how_the_answer_begins_is_an_error_in_training_only
     assert render_prompt(chatml, messages, opening) == whole["input_ids"]
 
 
-def test_a_template_without_an_end_of_turn_gets_the_end_token(
+def test_a_template_without_an_end_of_turn_gets_the_end_token_after_each_answer(
     byte_level: PreTrainedTokenizerBase,
 ) -> None:
     bare = (
@@ -240,9 +241,12 @@ def test_a_template_without_an_end_of_turn_gets_the_end_token(
         "{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"
     )
     encoder = Encoder(byte_level, bare)
-    (tokens,) = encoder.encode(encoder.conversation(chat("The cat?", "It sat.", "Why?", "So.")))
-    learned = [byte_level.decode(run) for _, run in learned_runs(tokens)]
-    assert learned == [" It sat.\n", " So.\n</s>"]
+    messages = chat("The cat?", "It sat.", "Why?", "So.")
+    rows = encoder.encode(encoder.conversation(messages))
+    for tokens, index in zip(rows, (1, 3), strict=True):
+        ((start, run),) = learned_runs(tokens)
+        assert byte_level.decode(run) == f" {messages[index]['content']}\n</s>"
+        assert tokens.input_ids[:start] == render_prompt(byte_level, messages[:index], bare)
 
 
 def test_an_unknown_character_at_the_end_is_not_taken_for_an_end(
@@ -250,7 +254,7 @@ def test_an_unknown_character_at_the_end_is_not_taken_for_an_end(
 ) -> None:
     wordpiece = copy.deepcopy(wordpiece)
     wordpiece.eos_token = "[SEP]"
-    (tokens,) = Encoder(wordpiece, None).encode([["the cat", "the ☃"]])
+    (tokens,) = Encoder(wordpiece, None).encode([pair("the cat", "the ☃")])
     assert tokens.labels[-2:] == [wordpiece.unk_token_id, wordpiece.eos_token_id]
 
 
@@ -258,7 +262,7 @@ def test_a_tokenizer_without_an_end_token_is_refused(wordpiece: PreTrainedTokeni
     with pytest.raises(DataError, match="could never end"):
         find_chat_template(wordpiece)
     with pytest.raises(DataError, match="could never end"):
-        Encoder(wordpiece, None).encode([["the", "cat"]])
+        Encoder(wordpiece, None).encode([pair("the", "cat")])
 
 
 def test_what_a_template_refuses_is_told(chatml: PreTrainedTokenizerBase) -> None:

@@ -1,23 +1,25 @@
 """Turns -> tokens, and which of them are learned. Training and inference share this code.
 
-A conversation is rendered by the chat template (the tokenizer's own, or the plain one below) and
-cut into pieces at the ends of its prompts: prompt, response, next prompt, next response, ... Each
-piece is tokenised as the continuation of the piece before, never across the cut. So the tokens in
-front of a response are exactly those that `render_prompt` gives to `generate`.
+A conversation comes from `rendering` in pieces: prompt, response, next prompt, next response, ...
+Each piece is tokenised as the continuation of the piece before, never across the cut. So the
+tokens in front of a response are exactly those that `render_prompt` gives to `generate`.
+
+What is learned of a response: all of it up to its end token; or, where the template marks what is
+generated (`{% generation %}`), what transformers' own `return_assistant_tokens_mask` gives, and the
+end token.
 
 Reading rows is left to `formats`, length and batches to `prepare` and `collate`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
 from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
-import jinja2
-
 from graft.config import TaskType
 from graft.data.formats import Message
+from graft.data.rendering import Piece, Renderer, Tools, special_tokens
 from graft.errors import DataError
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ def render_prompt(
     prompt: str | list[Message],
     chat_template: str | None,
     task_type: TaskType = TaskType.CAUSAL_LM,
+    tools: Tools | None = None,
 ) -> list[int]:
     """The ids to feed to `generate`, the same as in training.
 
@@ -82,6 +85,7 @@ def render_prompt(
         chat_template: What `PreparedData.chat_template` was in training. With a template a text
             is a user turn; without one it is fed as it stands.
         task_type: Encoder-decoders get the tokenizer's own special tokens, and no template.
+        tools: What the chat template's `tools` is to be.
 
     Returns:
         The ids, with the tokens that begin a text, without any that end it (but for encoders).
@@ -93,14 +97,21 @@ def render_prompt(
         if not isinstance(prompt, str):
             prompt = "\n".join(message["content"] for message in prompt)
         return tokenizer(prompt, verbose=False)["input_ids"]
-    encoder = Encoder(tokenizer, chat_template)
-    return encoder.prompt(prompt)
+    return Encoder(tokenizer, chat_template).prompt(prompt, tools)
+
+
+_Encoding = tuple[list[int], list[tuple[int, int]] | None]  # ids, and where each is in the text
+
+
+class _Coded(NamedTuple):
+    """The ids of a piece, and which of them are marked; None where it has no marks."""
+
+    ids: list[int]
+    marked: list[bool] | None = None
 
 
 class Encoder:
-    """Cuts conversations and prompt/completion pairs into pieces, and tokenises them.
-
-    A row of pieces is a list of texts, by turns a prompt and the response to learn.
+    """Tokenises conversations, pairs and texts.
 
     Args:
         tokenizer: The base model's tokenizer.
@@ -110,64 +121,49 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> None:
         self.tokenizer = tokenizer
         self.chat_template = chat_template
+        self._renderer = None if chat_template is None else Renderer(tokenizer, chat_template)
         # A chat template writes the beginning of the text itself.
         self.leading = _leading(tokenizer) if chat_template is None else []
-        # What may end a turn: any special token but the one for unknown characters.
-        added = tokenizer.added_tokens_decoder
-        special = [token for token, entry in added.items() if entry.special]
-        special += [token for token in tokenizer.all_special_ids if isinstance(token, int)]
-        unknown = tokenizer.unk_token_id
-        self._ends = {token for token in special if token != unknown or token == _eos(tokenizer)}
+        self._ends = set(special_tokens(tokenizer).values())
+        self._blank: dict[int, bool] = {}
+        added = tokenizer.added_tokens_decoder.values()
+        texts = sorted((str(token) for token in added), key=len, reverse=True)
+        self._added = re.compile("|".join(map(re.escape, texts)) or r"\Z.")
+        # What stands before these is tokenised as if they were not there.
+        self._walls = {
+            str(token)
+            for token in added
+            if not (token.lstrip or token.single_word or token.normalized)
+        }
 
-    def conversation(self, messages: list[Message]) -> list[list[str]]:
-        """The pieces of `messages`, up to the last response.
-
-        One row of pieces, unless the template rewrites earlier turns (as thinking models' do,
-        which drop past thoughts): then a turn whose prompt does not continue the text so far
-        begins a row of its own, so that each response is learned once, after what it will see.
+    def conversation(
+        self, messages: list[Message], tools: Tools | None = None
+    ) -> list[list[Piece]]:
+        """See `Renderer.conversation`.
 
         Raises:
-            DataError: The template refuses the messages, or its prompt for a response is not how
-                the rendered response begins.
+            DataError: There, or there is no chat template.
         """
-        rows: list[list[str]] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            prompt = self._render(messages[:index], True)
-            answered = self._render(messages[: index + 1], False)
-            if not answered.startswith(prompt):
-                raise DataError(
-                    f"the chat template renders turn {index + 1} (assistant) otherwise than its "
-                    f"prompt announces: the prompt ends {prompt[-40:]!r}, the turn has "
-                    f"{answered[max(0, len(prompt) - 40) :][:40]!r} there."
-                )
-            _extend(rows, prompt)
-            rows[-1].append(answered[len(prompt) :])
-        return rows
+        return self._template.conversation(messages, tools)
 
-    def prompt(self, prompt: str | list[Message]) -> list[int]:
+    def prompt(self, prompt: str | list[Message], tools: Tools | None = None) -> list[int]:
         """See `render_prompt`."""
         if isinstance(prompt, str):
             if self.chat_template is None:
                 return self._begin(self._ids([prompt])[0])
             prompt = [{"role": "user", "content": prompt}]
-        try:
-            rows = self.conversation(prompt)
-        except DataError:
-            rows = []  # turns that could not be learned from can still be answered
-        _extend(rows, self._render(prompt, True))
-        (pieces,) = self._tokenise(rows[-1:])
-        return self._begin([token for piece in pieces for token in piece])
+        (pieces,) = self._tokenise([self._template.prompt(prompt, tools)])
+        return self._begin([token for piece in pieces for token in piece.ids])
 
-    def encode(self, rows: list[list[str]], learn_all: bool = False) -> list[Tokens]:
+    def encode(self, rows: list[list[Piece]], learn_all: bool = False) -> list[Tokens]:
         """Tokens and labels of rows of pieces; every response ends with an end token.
 
         Args:
-            rows: By turns prompt and response; the last piece is a response.
-            learn_all: Learn the prompts too.
+            rows: The last piece of each is a response.
+            learn_all: Learn the prompts too, all but responses that are not to be learned.
         """
-        return [self._label(pieces, learn_all) for pieces in self._tokenise(rows)]
+        coded = self._tokenise(rows)
+        return [self._label(*row, learn_all) for row in zip(rows, coded, strict=True)]
 
     def encode_texts(self, texts: list[str], length: int) -> list[list[Tokens]]:
         """Blocks of at most `length` tokens for each text, every token learned.
@@ -185,30 +181,60 @@ class Encoder:
             blocks.append([Tokens(cut, cut) for cut in cuts])
         return blocks
 
-    def _label(self, pieces: list[list[int]], learn_all: bool) -> Tokens:
-        tokens = [token for piece in pieces[:-1] for token in piece]
-        begun = self._begin(tokens)
-        ids = begun[: len(begun) - len(tokens)]
-        labels = [IGNORED] * len(ids)
-        for index, piece in enumerate(pieces):
-            learned = 0
-            if index % 2 == 1:
-                ended = self._ended(piece)
-                learned = ended or len(piece)
-                if index == len(pieces) - 1:
-                    # What follows the end is never generated; without an end, nothing stops.
-                    piece = piece[:ended] if ended else [*piece, end_of_text(self.tokenizer)]
-                    learned = len(piece)
-            ids += piece
-            labels += piece[:learned] + [IGNORED] * (len(piece) - learned)
-        return Tokens(ids, list(ids) if learn_all else labels)
+    @property
+    def _template(self) -> Renderer:
+        if self._renderer is None:
+            raise DataError("Turns need a chat template, and none was given: give a text instead.")
+        return self._renderer
 
-    def _ended(self, piece: list[int]) -> int:
-        """Length of the response `piece` up to and with its end-of-turn token; 0 without one."""
-        for length in range(len(piece), 0, -1):
-            if piece[length - 1] in self._ends:
+    def _label(self, row: list[Piece], coded: list[_Coded], learn_all: bool) -> Tokens:
+        before = [token for piece in coded[:-1] for token in piece.ids]
+        ids = self._begin(before)
+        ids = ids[: len(ids) - len(before)]
+        labels = list(ids) if learn_all else [IGNORED] * len(ids)
+        for piece, (tokens, marked) in zip(row, coded, strict=True):
+            learned = tokens if learn_all else [IGNORED] * len(tokens)
+            if piece.kind == "response":
+                tokens, learned = self._response(tokens, marked, piece is row[-1])
+                learned = tokens if learn_all else learned
+            elif piece.kind == "context":
+                learned = [IGNORED] * len(tokens)
+            ids = ids + tokens
+            labels = labels + learned
+        return Tokens(ids, labels)
+
+    def _response(
+        self, tokens: list[int], marked: list[bool] | None, last: bool
+    ) -> tuple[list[int], list[int]]:
+        """Ids and labels of a response. It ends with what stops `generate`, which is learned."""
+        ended = self._ended(tokens)
+        length = ended or len(tokens)
+        if marked is None:
+            labels = tokens[:length] + [IGNORED] * (len(tokens) - length)
+        else:
+            flags = list(marked)
+            if ended and any(flags):
+                flags[ended - 1] = True  # where the mark leaves it out, nothing would stop
+            labels = [t if on else IGNORED for t, on in zip(tokens, flags, strict=True)]
+            length = max([length, *(at + 1 for at, on in enumerate(flags) if on)])
+        if not last:
+            return tokens, labels
+        # What follows the end is never generated.
+        tokens, labels = tokens[:length], labels[:length]
+        if not ended:
+            end = end_of_text(self.tokenizer)
+            tokens, labels = [*tokens, end], [*labels, end]
+        return tokens, labels
+
+    def _ended(self, tokens: list[int]) -> int:
+        """Length of the response `tokens` up to and with its end-of-turn token; 0 without one."""
+        for length in range(len(tokens), 0, -1):
+            token = tokens[length - 1]
+            if token in self._ends:
                 return length
-            if str(self.tokenizer.decode([piece[length - 1]])).strip():
+            if token not in self._blank:
+                self._blank[token] = not str(self.tokenizer.decode([token])).strip()
+            if not self._blank[token]:
                 break
         return 0
 
@@ -216,56 +242,83 @@ class Encoder:
         there = ids[: len(self.leading)] == self.leading
         return ids if there else self.leading + ids
 
-    def _render(self, messages: list[Message], prompt: bool) -> str:
-        if self.chat_template is None:
-            raise DataError("Turns need a chat template, and none was given: give a text instead.")
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.chat_template,
-                tokenize=False,
-                add_generation_prompt=prompt,
-            )
-        except jinja2.TemplateError as error:
-            raise DataError(f"the chat template refuses the conversation: {error}.") from None
-        assert isinstance(text, str)
-        return text
+    def _tokenise(self, rows: list[list[Piece]]) -> list[list[_Coded]]:
+        """The ids of each piece: what it adds to the pieces before. Each text is tokenised once."""
+        first = [self._parted(row[0].text) for row in rows]
+        joins = [(self._parted(a.text)[1], b) for row in rows for a, b in pairwise(row)]
+        parts = [part for body_and_tail in first for part in body_and_tail]
+        known = dict.fromkeys([*parts, *(head for head, _ in joins)])
+        known = dict(zip(known, self._ids(list(known)), strict=True)) | {"": []}
+        rest = iter(self._continued(joins, known))
+        return [
+            [_Coded(known[body] + known[tail]), *(next(rest) for _ in row[1:])]
+            for (body, tail), row in zip(first, rows, strict=True)
+        ]
 
-    def _tokenise(self, rows: list[list[str]]) -> Iterator[list[list[int]]]:
-        """The ids of each piece. One call of the tokenizer for all that usually needs one."""
-        alone = iter(self._ids([text for row in rows for text in row[:-1] or row]))
-        pairs = iter(self._ids([a + b for row in rows for a, b in pairwise(row)]))
-        for row in rows:
-            heads = [next(alone) for _ in row[:-1] or row]
-            pieces = heads[:1]
-            for text, head in zip(row[1:], heads, strict=False):
-                pieces.append(self._continuation(text, head, next(pairs)))
-            yield pieces
+    def _parted(self, text: str) -> tuple[str, str]:
+        """`text` in front of its last special token, and from there on.
 
-    def _continuation(self, text: str, head: list[int], whole: list[int]) -> list[int]:
-        """The ids of `text` after a piece whose ids are `head`; `whole` is both tokenised at once.
-
-        Where a token would reach across the cut, `text` is tokenised after a line break instead:
-        not alone, since some tokenizers put a space in front of every text.
+        Nothing merges with a special token, so both parts can be tokenised for themselves; and the
+        second is all that what follows `text` depends on.
         """
-        if whole[: len(head)] == head:
-            return whole[len(head) :]
-        head, whole, alone = self._ids(["\n", "\n" + text, text])
-        return whole[len(head) :] if whole[: len(head)] == head else alone
+        at = 0
+        for found in self._added.finditer(text):
+            if found.group() in self._walls:
+                at = found.start()
+        return text[:at], text[at:]
+
+    def _continued(
+        self, joins: list[tuple[str, Piece]], known: dict[str, list[int]]
+    ) -> list[_Coded]:
+        """The ids of each piece, after a text whose ids are `known`."""
+        marked = any(piece.marked is not None for _, piece in joins)
+        out = [
+            self._rest(whole, known[head], len(head), piece)
+            for whole, (head, piece) in zip(
+                self._encodings([head + piece.text for head, piece in joins], marked),
+                joins,
+                strict=True,
+            )
+        ]
+        # Where a token would reach across the cut, the piece is tokenised after a line break
+        # instead: not alone, since some tokenizers put a space in front of every text.
+        crossed = [at for at, coded in enumerate(out) if coded is None]
+        for mark in ("\n", ""):
+            texts = [mark + joins[at][1].text for at in crossed]
+            (head,) = self._ids([mark])
+            for at, whole in zip(crossed, self._encodings(texts, marked), strict=True):
+                out[at] = out[at] or self._rest(whole, head, len(mark), joins[at][1])
+        return [coded for coded in out if coded is not None]
+
+    def _rest(self, whole: _Encoding, head: list[int], shift: int, piece: Piece) -> _Coded | None:
+        """What `whole` has after `head`, the ids of its first `shift` characters."""
+        ids, offsets = whole
+        if ids[: len(head)] != head:
+            return None
+        if piece.marked is None or offsets is None:
+            return _Coded(ids[len(head) :])
+        spans = [(start + shift, end + shift) for start, end in piece.marked]
+        flags = [
+            any(a < end and b > start for start, end in spans) for a, b in offsets[len(head) :]
+        ]
+        return _Coded(ids[len(head) :], flags)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [ids for ids, _ in self._encodings(texts, False)]
+
+    def _encodings(self, texts: list[str], offsets: bool) -> list[_Encoding]:
         if not texts:
             return []
-        return self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-
-
-def _extend(rows: list[list[str]], prompt: str) -> None:
-    """Add `prompt` to the last row of pieces if it continues it, else as a new row."""
-    so_far = "".join(rows[-1]) if rows else ""
-    if rows and prompt.startswith(so_far) and prompt != so_far:
-        rows[-1].append(prompt[len(so_far) :])
-    else:
-        rows.append([prompt])
+        coded = self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=offsets,
+            verbose=False,
+        )
+        places = coded["offset_mapping"] if offsets else [None] * len(texts)
+        return list(zip(coded["input_ids"], places, strict=True))
 
 
 def _leading(tokenizer: PreTrainedTokenizerBase) -> list[int]:
