@@ -80,8 +80,11 @@ def test_columns(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> None:
 
 def test_several_files_and_max_rows(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> None:
     paths = [jsonl(PAIRS[:3], "a.jsonl"), jsonl(PAIRS[3:6], "b.jsonl")]
-    rows = prepare(byte_level, paths, max_rows=4, eval=paths[1]).train
-    assert [learned(byte_level, row) for row in rows] == [f" sat {n}</s>" for n in range(4)]
+    data = prepare(byte_level, paths, max_rows=2, eval=paths[1])
+    said = [learned(byte_level, row) for row in data.train]
+    assert said == [f" sat {n}</s>" for n in (0, 1, 3, 4)]  # the first ones of each
+    assert data.eval is not None
+    assert [learned(byte_level, row) for row in data.eval] == said[2:]
 
 
 def test_rows_are_cut_and_counted(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> None:

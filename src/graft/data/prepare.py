@@ -1,49 +1,55 @@
-"""The whole path: a user's files -> tokenised rows, ready for the collator.
+"""The whole path: what `data:` says -> tokenised rows, ready for the collator.
 
-Here: which files and format, what is set aside for evaluation, what was cut or lost. What is
-learned from a row is up to its task (`tasks`).
+Here: the sources joined, labels as numbers, what is set aside for evaluation, how often a source's
+rows count, what was cut or lost. Each source by itself is `encoding`'s.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from graft.config import TaskType
 from graft.data.config import DataConfig
-from graft.data.formats import find_format, read_each, rename_columns
-from graft.data.sources import Rows, read_files
-from graft.data.tasks import Example, Task, make_task
+from graft.data.encoding import EncodedSource, Tell, encode_source
+from graft.data.sources import Source, resolve_source
+from graft.data.template import IGNORED
 from graft.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PreparedData", "prepare_data"]
+__all__ = ["EncodedSource", "PreparedData", "encode_source", "held_out", "prepare_data"]
 
-_BATCH = 1000  # rows to a call of the tokenizer
-
-Groups = list[list[Example | None]]
+_NAMED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)  # their labels are text
 
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Tokenised rows, held in memory.
+    """Tokenised rows.
 
     Attributes:
         train: Columns `input_ids` and `labels`. For CAUSAL_LM labels are as long as the input and
             -100 where nothing is learned; for SEQ_2_SEQ_LM they are the target's ids; for SEQ_CLS
-            one index into `label_names` (and there may be `token_type_ids`).
+            one index into `label_names`; for TOKEN_CLS one for each token, or -100. QUESTION_ANS
+            has `start_positions` and `end_positions` instead. There may be `token_type_ids`.
         eval: The same, or None where nothing is set aside.
-        label_names: SEQ_CLS: the labels, sorted, whole numbers by value.
-        format: The format that was found or given.
+        label_names: SEQ_CLS, TOKEN_CLS: the labels, sorted, whole numbers by value.
+        format: The format that was found or given; several where sources differ.
         chat_template: The Jinja source that rendered the turns, to be saved with the adapter; None
             where texts are taken as they stand.
+        rows_read: Rows in the files, as far as they are used.
         rows_dropped: Rows in which nothing was left to learn; they are in neither set.
         rows_truncated: Rows that were cut to the length.
+        tokens: Tokens to train on, in one epoch.
+        sha256: Digest of each file, by its path.
     """
 
     train: datasets.Dataset
@@ -51,14 +57,21 @@ class PreparedData:
     label_names: list[str] | None
     format: str
     chat_template: str | None
+    rows_read: int
     rows_dropped: int
     rows_truncated: int
+    tokens: int
+    sha256: dict[str, str]
 
 
 def prepare_data(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, task_type: TaskType, seed: int
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    task_type: TaskType,
+    seed: int,
+    tell: Tell | None = None,
 ) -> PreparedData:
-    """Read, tokenise and split the files that `config` names.
+    """Read, tokenise and split what `config` names.
 
     Rows are cut to `config.max_length`, or to the tokenizer's `model_max_length` where that is
     less.
@@ -66,91 +79,173 @@ def prepare_data(
     Args:
         config: The `data:` section of the run file.
         tokenizer: The base model's tokenizer.
-        task_type: CAUSAL_LM, SEQ_2_SEQ_LM or SEQ_CLS.
-        seed: Decides which rows `config.eval_fraction` sets aside. What comes of one conversation
-            stays together; blocks of one text may be parted.
+        task_type: What the rows are for.
+        seed: Decides which rows `config.eval_fraction` sets aside, and which are chosen where a
+            weight is no whole number. What comes of one row stays together; blocks of one text may
+            be parted.
+        tell: Hears, in a line, what is being done.
 
     Raises:
         DataError: Files, columns or rows that cannot be used.
     """
-    paths = [config.train] if isinstance(config.train, str) else config.train
-    rows = _load(paths, config)
-    format_name = find_format(rows, config.format, task_type)
-    task = make_task(tokenizer, config, format_name, task_type)
-    groups = _encode(task, rows, config)
-    heldout: Groups = []
-    if config.eval is not None:
-        eval_rows = _load([config.eval], config)
-        find_format(eval_rows, format_name, task_type)
-        heldout = _encode(task, eval_rows, config)
+    learned = [
+        _encoded(resolve_source(given, config.dataset_dir), tokenizer, config, task_type, tell)
+        for given in config.train_sources
+    ]
+    formats = list(dict.fromkeys(encoded.format for encoded in learned))
+    heldout = []
+    for given in config.eval_sources:
+        source = resolve_source(given, config.dataset_dir)
+        if source.format == "auto" and len(formats) == 1:
+            source = dataclasses.replace(source, format=formats[0])
+        heldout.append(_encoded(source, tokenizer, config, task_type, tell))
+    everything = [*learned, *heldout]
     label_names = None
-    if task_type is TaskType.SEQ_CLS:
-        label_names = _label_names(groups, rows.name)
-        groups = _number_labels(groups, label_names, rows.name)
-        heldout = _number_labels(heldout, label_names, str(config.eval))
+    if task_type in _NAMED:
+        label_names = _label_names(learned)
+        learned = [_numbered(encoded, label_names) for encoded in learned]
+        heldout = [_numbered(encoded, label_names) for encoded in heldout]
+
+    rows = _joined(learned)
+    aside = held_out(learned, config.eval_fraction, seed)
+    index = _weighted(learned, aside, seed)
     if config.eval_fraction:
-        groups, heldout = _split(groups, config.eval_fraction, seed)
-    examples = [example for group in groups + heldout for example in group]
+        eval_rows = rows.select(np.flatnonzero(np.concatenate(aside)))
+    else:
+        eval_rows = _joined(heldout) if heldout else None
+    templates = [encoded.chat_template for encoded in everything]
     return PreparedData(
-        train=_dataset(groups, "training", task.limit),
-        eval=_dataset(heldout, "evaluation", task.limit) if heldout else None,
+        train=rows.select(index),
+        eval=eval_rows,
         label_names=label_names,
-        format=format_name,
-        chat_template=task.chat_template,
-        rows_dropped=sum(example is None for example in examples),
-        rows_truncated=sum(example is not None and example.truncated for example in examples),
+        format=", ".join(formats),
+        chat_template=next((template for template in templates if template is not None), None),
+        rows_read=sum(encoded.rows_read for encoded in everything),
+        rows_dropped=sum(len(encoded.dropped) for encoded in everything),
+        rows_truncated=sum(int(_column(encoded, "truncated").sum()) for encoded in everything),
+        tokens=int(_lengths(learned, task_type)[index].sum()),
+        sha256={path: digest for encoded in everything for path, digest in encoded.sha256.items()},
     )
 
 
-def _load(paths: list[str], config: DataConfig) -> Rows:
-    return rename_columns(read_files(paths).head(config.max_rows), config.columns)
+def _encoded(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    task_type: TaskType,
+    tell: Tell | None,
+) -> EncodedSource:
+    encoded = encode_source(source, tokenizer, config, task_type, tell)
+    if not len(encoded.rows):
+        raise DataError(
+            f"Nothing is left to learn in the rows of {source.name} after cutting them to "
+            f"{encoded.limit} tokens: raise max_length, or shorten the prompts."
+        )
+    return encoded
 
 
-def _encode(task: Task, rows: Rows, config: DataConfig) -> Groups:
-    items = read_each(rows, task.read)
-    groups: Groups = []
-    for at in range(0, len(items), _BATCH):
-        groups += task.encode(items[at : at + _BATCH])
-    return groups[: config.max_rows]  # again: one text may have become many blocks
+def _joined(sources: list[EncodedSource]) -> datasets.Dataset:
+    rows = [encoded.rows.remove_columns(["row", "truncated"]) for encoded in sources]
+    return datasets.concatenate_datasets(rows)
 
 
-def _split(groups: Groups, fraction: float, seed: int) -> tuple[Groups, Groups]:
-    """`groups` without a share of them, and that share; both in the order they had."""
-    if len(groups) < 2:
+def _column(encoded: EncodedSource, name: str) -> np.ndarray:
+    return encoded.rows.data.column(name).to_numpy()
+
+
+def _lengths(sources: list[EncodedSource], task_type: TaskType) -> np.ndarray:
+    """Tokens of each example, with those of the decoder where there is one."""
+    names = ["input_ids", "labels"] if task_type is TaskType.SEQ_2_SEQ_LM else ["input_ids"]
+    per_source = [
+        sum(pc.list_value_length(encoded.rows.data.column(name)).to_numpy() for name in names)
+        for encoded in sources
+    ]
+    return np.concatenate(per_source)
+
+
+def _groups(encoded: EncodedSource) -> np.ndarray:
+    """A number for each example, the same for those that must stay together."""
+    return np.arange(len(encoded.rows)) if encoded.parts_rows else _column(encoded, "row")
+
+
+def held_out(sources: list[EncodedSource], fraction: float, seed: int) -> list[np.ndarray]:
+    """Which examples of each source `eval_fraction` sets aside: a mask as long as its `rows`.
+
+    Args:
+        sources: Everything to train on.
+        fraction: The share of all rows together; 0 for none.
+        seed: Decides which.
+
+    Raises:
+        DataError: There is one row only.
+    """
+    if not fraction:
+        return [np.zeros(len(encoded.rows), bool) for encoded in sources]
+    groups = [_groups(encoded) for encoded in sources]
+    every = [(number, group) for number, own in enumerate(groups) for group in np.unique(own)]
+    if len(every) < 2:
         raise DataError("eval_fraction: there is one row only, and it cannot be set aside.")
-    count = min(max(1, round(fraction * len(groups))), len(groups) - 1)
-    chosen = set(random.Random(seed).sample(range(len(groups)), count))
-    kept = [group for index, group in enumerate(groups) if index not in chosen]
-    return kept, [groups[index] for index in sorted(chosen)]
+    count = min(max(1, round(fraction * len(every))), len(every) - 1)
+    chosen = [every[at] for at in random.Random(seed).sample(range(len(every)), count)]
+    return [
+        np.isin(own, [group for of, group in chosen if of == number])
+        for number, own in enumerate(groups)
+    ]
 
 
-def _label_names(groups: Groups, name: str) -> list[str]:
-    labels = {example.columns["labels"] for group in groups for example in group if example}
+def _weighted(sources: list[EncodedSource], aside: list[np.ndarray], seed: int) -> np.ndarray:
+    """The index of each example to train on, as often as the weight of its source says."""
+    parts: list[np.ndarray] = []
+    start = 0
+    for number, (encoded, out) in enumerate(zip(sources, aside, strict=True)):
+        kept = np.flatnonzero(~out)
+        whole = int(encoded.source.weight)
+        parts += [start + kept] * whole
+        share = encoded.source.weight - whole
+        if share:
+            groups = _groups(encoded)[kept]
+            every = np.unique(groups)
+            count = min(max(round(share * len(every)), 1), len(every))
+            chosen = np.random.default_rng([seed, number]).choice(every, count, replace=False)
+            parts.append(start + kept[np.isin(groups, chosen)])
+        start += len(encoded.rows)
+    return np.concatenate(parts)
+
+
+def _labels(encoded: EncodedSource) -> set[str]:
+    labels = encoded.rows.data.column("labels")
+    if pa.types.is_list(labels.type):
+        labels = pc.list_flatten(labels)
+    return set(pc.unique(labels.drop_null()).to_pylist())
+
+
+def _label_names(sources: list[EncodedSource]) -> list[str]:
+    labels = set().union(*(_labels(encoded) for encoded in sources))
     if len(labels) < 2:
+        name = ", ".join(encoded.source.name for encoded in sources)
         raise DataError(f"{name} has one label only ({labels.pop()!r}): expected two or more.")
     numbers = all(label.removeprefix("-").isdecimal() for label in labels)
     return sorted(labels, key=int) if numbers else sorted(labels)
 
 
-def _number_labels(groups: Groups, label_names: list[str], name: str) -> Groups:
-    index = {label: number for number, label in enumerate(label_names)}
-
-    def numbered(example: Example | None) -> Example | None:
-        assert example is not None
-        label = example.columns["labels"]
-        if label not in index:
-            hint = did_you_mean(label, label_names)
-            raise DataError(f"{name} has the label {label!r}, which no training row has.{hint}")
-        return example._replace(columns={**example.columns, "labels": index[label]})
-
-    return [[numbered(example) for example in group] for group in groups]
-
-
-def _dataset(groups: Groups, use: str, limit: int) -> datasets.Dataset:
-    rows = [example.columns for group in groups for example in group if example]
-    if not rows:
+def _numbered(encoded: EncodedSource, label_names: list[str]) -> EncodedSource:
+    """`encoded` with labels as indices into `label_names`."""
+    for label in sorted(_labels(encoded) - set(label_names)):
+        hint = did_you_mean(label, label_names)
         raise DataError(
-            f"Nothing is left to learn in the {use} rows after cutting them to {limit} tokens: "
-            "raise max_length, or shorten the prompts."
+            f"{encoded.source.name} has the label {label!r}, which no training row has.{hint}"
         )
-    return datasets.Dataset.from_dict({name: [row[name] for row in rows] for name in rows[0]})
+    names = pa.array(label_names)
+    column = encoded.rows.data.column("labels")
+    chunks: list[pa.Array] = []
+    for chunk in column.chunks:
+        if pa.types.is_list(chunk.type):
+            numbers = pc.fill_null(pc.index_in(pc.list_flatten(chunk), names), IGNORED)
+            ends = np.cumsum(pc.list_value_length(chunk).to_numpy(), dtype=np.int32)
+            offsets = pa.array(np.concatenate([np.zeros(1, np.int32), ends]))
+            chunks.append(pa.ListArray.from_arrays(offsets, numbers))
+        else:
+            chunks.append(pc.index_in(chunk, names))
+    numbered = datasets.Dataset(pa.table({"labels": pa.chunked_array(chunks)}))
+    rows = [encoded.rows.remove_columns("labels"), numbered]
+    return dataclasses.replace(encoded, rows=datasets.concatenate_datasets(rows, axis=1))
