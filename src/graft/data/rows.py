@@ -41,13 +41,18 @@ class Rows:
                 seen |= dict.fromkeys(row)
         return list(seen)
 
-    def where(self, index: int) -> str:
-        """`"row 3 of FILE"` for the row `index`, counted from 1 within its file."""
+    def place(self, index: int) -> tuple[Path, int]:
+        """The file of the row `index`, and the row within it, counted from 1."""
         for path, count in self.files:
             if index < count:
-                return f"row {index + 1} of {path}"
+                return path, index + 1
             index -= count
         raise IndexError(index)
+
+    def where(self, index: int) -> str:
+        """`"row 3 of FILE"` for the row `index`."""
+        path, row = self.place(index)
+        return f"row {row} of {path}"
 
     def head(self, count: int | None) -> Rows:
         """The first `count` rows; all where `count` is None."""

@@ -1,0 +1,136 @@
+"""`graft data check`: the command line of `graft.data.check`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graft.cli.data.source import Model, Settings, Source, Task, find_run
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from graft.data.check import Finding, Report
+    from graft.training.config import RunConfig
+
+__all__ = ["check"]
+
+
+def check(
+    source: Source,
+    settings: Settings = None,
+    model: Model = None,
+    task_type: Task = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Count what is in the data, and find what would spoil a run: then the exit code is 1."""
+    from graft.cli import quieten
+
+    run = find_run(source, settings, model, task_type)
+    quieten()
+    from graft.data.check import check_data
+    from graft.hub import load_tokenizer
+
+    report = check_data(
+        run.data,
+        load_tokenizer(run.base_model, run.revision),
+        run.task_type,
+        seed=run.train.seed,
+        positions=_positions(run),
+        virtual_tokens=_virtual_tokens(run),
+        rows_per_step=run.train.per_device_train_batch_size * run.train.gradient_accumulation_steps,
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(report), indent=2, ensure_ascii=False))
+    else:
+        from rich.console import Console
+
+        _print(report, Console(highlight=False, markup=False, soft_wrap=True))
+    if report.spoiled:
+        raise typer.Exit(1)
+
+
+def _positions(run: RunConfig) -> int | None:
+    from graft.errors import GraftError
+    from graft.hub import load_config
+
+    try:
+        config = load_config(run.base_model, run.revision)
+    except GraftError:
+        return None  # a tokenizer alone
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
+
+
+def _virtual_tokens(run: RunConfig) -> int:
+    return getattr(run.adapter.peft_config(run.task_type), "num_virtual_tokens", 0)
+
+
+def _print(report: Report, console: Console) -> None:
+    from rich.text import Text
+
+    for name, rows in report.sources.items():
+        console.print(Text(name, "bold").append(f"  {_rows(rows)}", "not bold"))
+    console.print()
+    console.print(_table(report))
+    for finding in report.findings:
+        console.print()
+        for line in _lines(finding):
+            console.print(line)
+    spoils = sum(finding.severity == "spoils" for finding in report.findings)
+    remarks = len(report.findings) - spoils
+    console.print()
+    if spoils:
+        verdict = f"{spoils} finding{'s' * (spoils > 1)} would spoil the run"
+        console.print(Text(verdict, "bold red").append(f"; {_remarks(remarks)}", "not bold"))
+    else:
+        console.print(Text("nothing would spoil the run", "bold").append(f"; {_remarks(remarks)}"))
+
+
+def _table(report: Report) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for name in ("rows", "tokens", "min", "median", "p95", "max", "trained", "cut"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, side in (("train", report.train), ("eval", report.eval)):
+        if side is None:
+            continue
+        sizes = (side.rows, side.tokens, side.shortest, side.median, side.p95, side.longest)
+        learned = f"{side.learned / side.tokens:.0%}" if side.learned else "-"
+        table.add_row(name, *(f"{size:,}" for size in sizes), learned, f"{side.truncated:,}")
+    return table
+
+
+def _lines(finding: Finding) -> Iterator[Text]:
+    from rich.text import Text
+
+    spoils = finding.severity == "spoils"
+    unit = finding.unit.removesuffix("s") if finding.count == 1 else finding.unit
+    yield (
+        Text("SPOILS" if spoils else "remark", "bold red" if spoils else "bold yellow")
+        .append(f"  {finding.name}: ", "bold default")
+        .append(f"{finding.count:,} {unit} ({_share(finding.share)}): {finding.what}", "default")
+    )
+    if finding.where:
+        more = ", ..." if finding.count > len(finding.where) else ""
+        yield Text(f"        {', '.join(finding.where)}{more}", "dim")
+    yield Text(f"        -> {finding.cure}")
+
+
+def _share(share: float) -> str:
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row{'s' * (count != 1)}"
+
+
+def _remarks(count: int) -> str:
+    return f"{count or 'no'} remark{'s' * (count != 1)}"

@@ -1,0 +1,167 @@
+"""The whole check: sources -> counts and findings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graft.config import TaskType
+from graft.data.check.examples import Examples, gather
+from graft.data.check.labels import count_labels, label_findings
+from graft.data.check.overlap import overlap_findings
+from graft.data.check.report import MANY, Finding, Report, Side, severity
+from graft.data.check.texts import Texts
+from graft.data.check.tokens import token_findings
+from graft.data.config import DataConfig
+from graft.data.encoding import EncodedSource, Tell, encode_source
+from graft.data.prepare import held_out
+from graft.data.rows import Rows
+from graft.data.sources import read_source, resolve_source
+from graft.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["check_data"]
+
+
+def check_data(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    task_type: TaskType,
+    seed: int = 42,
+    positions: int | None = None,
+    virtual_tokens: int = 0,
+    rows_per_step: int = 1,
+    tell: Tell | None = None,
+) -> Report:
+    """Count what is in the data, and find what would spoil a run.
+
+    A finding spoils the run
+
+    - always: rows longer than the base model has positions, labels that only the evaluation has,
+      one label alone, nothing left to learn;
+    - from 1 % of the rows on, below which it is a slip: no end token after an answer, a beginning
+      token twice, evaluation rows whose prompt is trained;
+    - from 25 % of the rows on, below which it is a matter of degree: answers cut at the length,
+      rows that are dropped because nothing is left to learn, empty prompts, broken characters,
+      special tokens in the text of turns, the same text with different labels;
+    - from 5 % of the tokens on: unknown ones.
+
+    All else is a remark: rows cut at the length, duplicates, the same prompt with different
+    answers, one label that rules or one that is rare, a script that is spelled in bytes, fewer
+    rows than a step takes.
+
+    Args:
+        config: The `data:` section of the run file.
+        tokenizer: The base model's tokenizer.
+        task_type: What the rows are for.
+        seed: The run's, which decides what `config.eval_fraction` sets aside.
+        positions: The most positions that the base model has; None where that is not known.
+        virtual_tokens: How many of them the adapter takes.
+        rows_per_step: Rows that an optimizer step takes.
+        tell: Hears, in a line, what is being done.
+
+    Raises:
+        DataError: Files, columns or rows that a run would refuse too.
+    """
+    texts = Texts(tokenizer)
+    sources: list[EncodedSource] = []
+    places: list[Rows] = []
+    learned = len(config.train_sources)
+    for entry in (*config.train_sources, *config.eval_sources):
+        source = resolve_source(entry, config.dataset_dir)
+        encoded = encode_source(source, tokenizer, config, task_type, tell)
+        rows = read_source(source)
+        texts.look(rows, encoded.format)
+        sources.append(encoded)
+        places.append(Rows([], rows.files))  # the rows themselves are no longer needed
+    held = _held(sources, learned, config.eval_fraction, seed)
+    examples = gather(sources, places, held, task_type)
+    limit = sources[0].limit
+    findings = [
+        *_dropped(sources, places, limit),
+        *token_findings(examples, tokenizer, limit, positions, virtual_tokens),
+        *overlap_findings(examples),
+        *label_findings(examples),
+        *texts.findings(),
+        *_few(int((~held).sum()), rows_per_step),
+    ]
+    return Report(
+        sources={encoded.source.name: encoded.rows_read for encoded in sources},
+        dropped=sum(len(encoded.dropped) for encoded in sources),
+        limit=limit,
+        train=_side(examples, ~held),
+        eval=_side(examples, held) if held.any() else None,
+        findings=tuple(sorted(findings, key=lambda finding: finding.severity != "spoils")),
+    )
+
+
+def _held(sources: Sequence[EncodedSource], learned: int, fraction: float, seed: int) -> np.ndarray:
+    """Whether each example is to evaluate on; the first `learned` sources are to train on."""
+    train = sources[:learned]
+    if not any(len(encoded.rows) for encoded in train):
+        raise DataError(
+            f"Nothing is left to learn in {', '.join(encoded.source.name for encoded in train)} "
+            f"after cutting rows to {sources[0].limit} tokens: raise max_length, or shorten the "
+            "prompts."
+        )
+    others = [np.ones(len(encoded.rows), bool) for encoded in sources[learned:]]
+    return np.concatenate([*held_out(train, fraction, seed), *others])
+
+
+def _side(examples: Examples, chosen: np.ndarray) -> Side:
+    lengths = examples.lengths[chosen]
+    learned = np.zeros(len(examples), int)
+    if len(examples.answers):
+        learned = examples.count(examples.learned, examples.answer_bounds)
+    elif examples.task_type is TaskType.TOKEN_CLS and examples.labels is not None:
+        learned = examples.count(examples.labels.is_valid().to_numpy(zero_copy_only=False))
+    median, p95 = np.percentile(lengths, [50, 95], method="inverted_cdf")
+    return Side(
+        rows=len(lengths),
+        tokens=int(lengths.sum()),
+        shortest=int(lengths.min()),
+        median=int(median),
+        p95=int(p95),
+        longest=int(lengths.max()),
+        learned=int(learned[chosen].sum()),
+        truncated=int(examples.truncated[chosen].sum()),
+        labels=count_labels(examples, chosen),
+    )
+
+
+def _dropped(
+    sources: Sequence[EncodedSource], places: Sequence[Rows], limit: int
+) -> Iterator[Finding]:
+    dropped = [
+        (rows, index)
+        for encoded, rows in zip(sources, places, strict=True)
+        for index in dict.fromkeys(encoded.dropped)
+    ]
+    if dropped:
+        share = len(dropped) / sum(encoded.rows_read for encoded in sources)
+        first = [rows.place(index) for rows, index in dropped[:5]]
+        yield Finding(
+            "nothing-to-train-on",
+            severity(share, MANY),
+            len(dropped),
+            share,
+            f"nothing is left to learn in the first {limit:,} tokens, so they are dropped",
+            "raise max_length, shorten the prompts, or remove the rows",
+            tuple(f"{file}:{row}" for file, row in first),
+        )
+
+
+def _few(rows: int, rows_per_step: int) -> Iterator[Finding]:
+    if rows < rows_per_step:
+        yield Finding(
+            "few-rows",
+            "remark",
+            rows,
+            1.0,
+            f"fewer than the {rows_per_step:,} that one step takes, so an epoch is a single step",
+            "lower per_device_train_batch_size or gradient_accumulation_steps",
+        )

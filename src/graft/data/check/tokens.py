@@ -1,0 +1,183 @@
+"""Findings in the tokens of a row: its end, its beginning, its length, what they can say at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from graft.config import TaskType
+from graft.data.check.examples import Examples
+from graft.data.check.report import FAULT, MANY, Finding, severity
+from graft.data.preview.pieces import special_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["token_findings"]
+
+_UNKNOWN = (0.005, 0.05)  # shares of tokens from which the unknown are a remark, and spoil the run
+
+
+def token_findings(
+    examples: Examples,
+    tokenizer: PreTrainedTokenizerBase,
+    limit: int,
+    positions: int | None,
+    virtual_tokens: int,
+) -> Iterator[Finding]:
+    """What the tokens of the examples show.
+
+    Args:
+        examples: The examples.
+        tokenizer: Whose tokens they are.
+        limit: To how many tokens they were cut.
+        positions: How many the base model has; None where that is unknown or has no end.
+        virtual_tokens: How many the adapter takes of them.
+    """
+    yield from _ends(examples, tokenizer, limit)
+    yield from _beginnings(examples, tokenizer)
+    if positions is not None:
+        yield from _lengths(examples, positions, virtual_tokens)
+    yield from _unknown(examples, tokenizer)
+    yield from _spelled(examples, tokenizer)
+
+
+def _ends(examples: Examples, tokenizer: PreTrainedTokenizerBase, limit: int) -> Iterator[Finding]:
+    """Answers that do not end, because they were cut or because nothing ends them."""
+    total = len(examples)
+    cut = examples.truncated
+    if cut.any():
+        yield Finding(
+            "truncated-rows",
+            "remark",
+            int(cut.sum()),
+            cut.sum() / total,
+            f"longer than {limit:,} tokens, and cut",
+            "raise max_length if the memory allows, or shorten the rows",
+            examples.where(cut),
+        )
+    if not len(examples.answers):
+        return
+    learned, bounds = examples.learned, examples.answer_bounds
+    last = np.append(~learned[1:], True)
+    last[bounds[1:] - 1] = True  # where an example ends, its answer does
+    open_ = learned & last & ~_marked(examples.answers, special_ids(tokenizer))
+    at_the_cut = np.zeros(len(open_), bool)
+    at_the_cut[bounds[1:] - 1] = cut
+    cut_answers = examples.count(open_ & at_the_cut, bounds) > 0
+    if cut_answers.any():
+        share = cut_answers.sum() / total
+        yield Finding(
+            "truncated-answers",
+            severity(share, MANY),
+            int(cut_answers.sum()),
+            share,
+            f"the answer is cut at {limit:,} tokens, so its end is never learned",
+            "raise max_length, or leave the longest rows out",
+            examples.where(cut_answers),
+        )
+    endless = (examples.count(open_ & ~at_the_cut, bounds) > 0) & ~examples.blocks
+    if endless.any():
+        share = endless.sum() / total
+        yield Finding(
+            "missing-end-token",
+            severity(share, FAULT),
+            int(endless.sum()),
+            share,
+            "no end token follows an answer, so the model would learn not to stop",
+            "use a chat template that ends each assistant turn with a special token",
+            examples.where(endless),
+        )
+
+
+def _beginnings(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
+    first = examples.bounds[:-1]
+    second = np.minimum(first + 1, len(examples.ids) - 1)
+    for token in (tokenizer.bos_token_id, tokenizer.cls_token_id):
+        # A token that also begins turns may well follow itself.
+        if not isinstance(token, int) or token == tokenizer.eos_token_id:
+            continue
+        twice = (examples.ids[first] == token) & (examples.ids[second] == token)
+        twice &= np.diff(examples.bounds) > 1
+        if twice.any():
+            share = twice.sum() / len(examples)
+            name = tokenizer.convert_ids_to_tokens(token)
+            yield Finding(
+                "double-bos",
+                severity(share, FAULT),
+                int(twice.sum()),
+                share,
+                f"begins with {name} twice",
+                f"remove {name} from the text: it is put in front by itself",
+                examples.where(twice),
+            )
+
+
+def _lengths(examples: Examples, positions: int, virtual_tokens: int) -> Iterator[Finding]:
+    sizes = np.diff(examples.bounds)
+    if examples.task_type is TaskType.SEQ_2_SEQ_LM:
+        sizes = np.maximum(sizes, np.diff(examples.answer_bounds))
+    beyond = sizes > positions - virtual_tokens
+    if beyond.any():
+        virtual = f", {virtual_tokens} of them taken by virtual tokens" if virtual_tokens else ""
+        yield Finding(
+            "beyond-positions",
+            "spoils",
+            int(beyond.sum()),
+            beyond.sum() / len(examples),
+            f"longer than the base model reads ({positions:,} positions{virtual})",
+            f"set max_length to {positions - virtual_tokens} or less",
+            examples.where(beyond),
+        )
+
+
+def _unknown(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
+    unknown = tokenizer.unk_token_id
+    used = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    if not isinstance(unknown, int) or unknown in used:
+        return
+    hits = examples.ids == unknown
+    share = hits.sum() / max(1, len(hits))
+    remark, spoils = _UNKNOWN
+    if share >= remark:
+        yield Finding(
+            "unknown-tokens",
+            severity(share, spoils),
+            int(hits.sum()),
+            share,
+            f"{tokenizer.unk_token}, which stands for what the tokenizer does not know",
+            "use a base model for this language and script",
+            examples.where(examples.count(hits) > 0),
+            unit="tokens",
+        )
+
+
+def _spelled(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
+    """Characters that the tokenizer has no token for, and spells byte by byte."""
+    counts = np.bincount(examples.ids)
+    used = np.flatnonzero(counts)
+    texts = tokenizer.batch_decode(used[:, None].tolist(), skip_special_tokens=False)
+    parts = used[np.array(["\ufffd" in text for text in texts], bool)]
+    share = counts[parts].sum() / max(1, counts.sum())
+    if share >= MANY:
+        hits = _marked(examples.ids, frozenset(parts.tolist()))
+        yield Finding(
+            "characters-in-bytes",
+            "remark",
+            int(counts[parts].sum()),
+            share,
+            "a byte of a character: the tokenizer hardly knows this script",
+            "use a base model for this language, or expect long rows and slow learning",
+            examples.where(examples.count(hits) > 0),
+            unit="tokens",
+        )
+
+
+def _marked(ids: np.ndarray, wanted: frozenset[int]) -> np.ndarray:
+    """Whether each id is one of `wanted`."""
+    size = max(int(ids.max(initial=0)), max(wanted, default=0)) + 1
+    table = np.zeros(size, bool)
+    table[list(wanted)] = True
+    return table[ids]
