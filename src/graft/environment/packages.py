@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from graft.environment.problem import Problem
 
-__all__ = ["DISTRIBUTION", "Package", "look_at_packages", "package_problems", "tested_versions"]
+__all__ = ["DISTRIBUTION", "Package", "look_at_packages", "package_problems", "versions_tested"]
 
 DISTRIBUTION = "graft-peft"
 _DEVELOPMENT = "dev"  # the extra that a user of graft has no need of
@@ -47,7 +47,7 @@ class Package:
 
 def look_at_packages() -> tuple[Package, ...]:
     """The packages that graft needs or can use; none where graft is not installed."""
-    tested = tested_versions()
+    tested = versions_tested()
     found = {}
     for name, needed, extra in _requirements():
         optional = extra is not None or name in _BESIDE
@@ -56,7 +56,7 @@ def look_at_packages() -> tuple[Package, ...]:
     return tuple(found.values())
 
 
-def tested_versions() -> dict[str, str]:
+def versions_tested() -> dict[str, str]:
     """Name, in lower case with hyphens, -> version of each package that graft's tests ran with."""
     text = resources.files("graft.environment").joinpath("tested.txt").read_text(encoding="utf-8")
     pins = (line.split("==") for line in text.splitlines())

@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from graft.environment.machine import Machine
+from graft.environment.torch_build import Device, Torch, look_at_torch, torch_problems
+
+MACHINE = Machine("a processor", 8, 8, 32.0, 30.0)
+CPU = Device("cpu", "a processor", "AVX512", 30.0, 32.0)
+GPU = Device("cuda:0", "a GPU", "9.0", 70.0, 80.0)
+SEEN = ("a GPU, driver 550.1",)
+FOUND = Torch("2.13.0+cpu", "CPU", 8, (CPU,), ())
+CUDA = replace(FOUND, version="2.13.0+cu128", build="CUDA 12.8", gpus=SEEN)
+
+
+def test_the_torch_that_is_here():
+    found = look_at_torch(MACHINE)
+    assert found.version == torch.__version__
+    assert found.threads == torch.get_num_threads()
+    assert found.build is not None
+    if torch.version.cuda:
+        assert found.build == f"CUDA {torch.version.cuda}"
+    cpu, *accelerators = found.devices
+    assert (cpu.name, cpu.model, cpu.total_gib) == ("cpu", MACHINE.cpu, MACHINE.memory_gib)
+    assert len(cpu.products) == 4
+    assert len(accelerators) == torch.cuda.device_count() + torch.backends.mps.is_available()
+
+
+def test_a_gpu_that_the_driver_sees(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nprintf 'NVIDIA A, 550.54\\nNVIDIA B, 550.54\\n'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert look_at_torch(MACHINE).gpus == ("NVIDIA A, driver 550.54", "NVIDIA B, driver 550.54")
+
+
+def test_a_driver_that_is_gone(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho it has failed\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert look_at_torch(MACHINE).gpus == ()
+
+
+@pytest.mark.parametrize("fault", ["ImportError('no symbol')", "OSError('libcudart.so is gone')"])
+def test_a_torch_that_cannot_be_imported(tmp_path, fault):
+    (tmp_path / "torch.py").write_text(f"raise {fault}")
+    code = (
+        "from graft.environment.machine import look_at_machine\n"
+        "from graft.environment.torch_build import look_at_torch, torch_problems\n"
+        "found = look_at_torch(look_at_machine())\n"
+        "(problem,) = torch_problems(found, 1, {})\n"
+        "print(problem.severity, found.complaint, problem.cure)"
+    )
+    where = {"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2] / 'src'}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=where)
+    kind, _, text = fault.rstrip("')").partition("('")
+    assert done.stderr == ""
+    assert done.stdout == f"error {kind}: {text} pip install --force-reinstall torch\n"
+
+
+@pytest.mark.parametrize(
+    ("found", "environ", "said", "cure"),
+    [
+        (replace(FOUND, gpus=SEEN), {}, "built for the CPU", "pip install torch==2.13.0"),
+        (CUDA, {"CUDA_VISIBLE_DEVICES": ""}, "hides it", "unset CUDA_VISIBLE_DEVICES"),
+        (CUDA, {"CUDA_VISIBLE_DEVICES": "-1"}, "hides it", "unset CUDA_VISIBLE_DEVICES"),
+        (
+            replace(CUDA, complaint="The driver is too old."),
+            {"CUDA_VISIBLE_DEVICES": "0"},
+            "It says: The driver is too old.",
+            "update the driver",
+        ),
+        (replace(FOUND, threads=9), {}, "9 threads", "export OMP_NUM_THREADS=8"),
+    ],
+)
+def test_what_is_wrong_with_torch(found, environ, said, cure):
+    (problem,) = torch_problems(found, 8, environ, "linux")
+    assert problem.severity == "warning"
+    assert said in problem.what
+    assert cure in problem.cure
+
+
+def test_where_pypi_has_no_wheel_for_cuda():
+    (problem,) = torch_problems(replace(FOUND, gpus=SEEN), 8, {}, "win32")
+    assert "https://pytorch.org/get-started" in problem.cure
+
+
+def test_a_gpu_that_others_fill():
+    full = replace(GPU, free_gib=3.0)
+    (problem,) = torch_problems(replace(CUDA, devices=(CPU, full)), 8, {})
+    assert problem.severity == "hint"
+    assert "3.0 of 80.0 GiB" in problem.what
+
+
+@pytest.mark.parametrize("found", [FOUND, replace(CUDA, devices=(CPU, GPU))])
+def test_nothing_is_wrong_with_torch(found):
+    assert torch_problems(found, 8, {}) == []
