@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import datasets
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from graft.config import TaskType
 from graft.data.config import DataConfig
@@ -156,11 +155,13 @@ def _column(encoded: EncodedSource, name: str) -> np.ndarray:
 def _lengths(sources: list[EncodedSource], task_type: TaskType) -> np.ndarray:
     """Tokens of each example, with those of the decoder where there is one."""
     names = ["input_ids", "labels"] if task_type is TaskType.SEQ_2_SEQ_LM else ["input_ids"]
-    per_source = [
-        sum(pc.list_value_length(encoded.rows.data.column(name)).to_numpy() for name in names)
-        for encoded in sources
-    ]
-    return np.concatenate(per_source)
+    return np.concatenate(
+        [
+            sum(chunk.value_lengths().to_numpy() for chunk in chunks)
+            for encoded in sources
+            for chunks in zip(*(_chunks(encoded, name) for name in names), strict=True)
+        ]
+    )
 
 
 def _groups(encoded: EncodedSource) -> np.ndarray:
@@ -212,11 +213,16 @@ def _weighted(sources: list[EncodedSource], aside: list[np.ndarray], seed: int) 
     return np.concatenate(parts)
 
 
+def _chunks(encoded: EncodedSource, name: str) -> list[pa.Array]:
+    return encoded.rows.data.column(name).chunks
+
+
 def _labels(encoded: EncodedSource) -> set[str]:
-    labels = encoded.rows.data.column("labels")
-    if pa.types.is_list(labels.type):
-        labels = pc.list_flatten(labels)
-    return set(pc.unique(labels.drop_null()).to_pylist())
+    labels: set[str] = set()
+    for chunk in _chunks(encoded, "labels"):
+        flat = chunk.flatten() if isinstance(chunk, pa.ListArray) else chunk
+        labels.update(flat.unique().to_pylist())
+    return labels - {None}
 
 
 def _label_names(sources: list[EncodedSource]) -> list[str]:
@@ -235,17 +241,21 @@ def _numbered(encoded: EncodedSource, label_names: list[str]) -> EncodedSource:
         raise DataError(
             f"{encoded.source.name} has the label {label!r}, which no training row has.{hint}"
         )
-    names = pa.array(label_names)
-    column = encoded.rows.data.column("labels")
+    index = {label: number for number, label in enumerate(label_names)}
+
+    def numbers(labels: pa.Array) -> pa.Array:
+        found = labels.dictionary_encode()
+        numbered = pa.array([index[label] for label in found.dictionary.to_pylist()], pa.int32())
+        return numbered.take(found.indices).fill_null(IGNORED)
+
     chunks: list[pa.Array] = []
-    for chunk in column.chunks:
-        if pa.types.is_list(chunk.type):
-            numbers = pc.fill_null(pc.index_in(pc.list_flatten(chunk), names), IGNORED)
-            ends = np.cumsum(pc.list_value_length(chunk).to_numpy(), dtype=np.int32)
+    for chunk in _chunks(encoded, "labels"):
+        if isinstance(chunk, pa.ListArray):
+            ends = np.cumsum(chunk.value_lengths().to_numpy(), dtype=np.int32)
             offsets = pa.array(np.concatenate([np.zeros(1, np.int32), ends]))
-            chunks.append(pa.ListArray.from_arrays(offsets, numbers))
+            chunks.append(pa.ListArray.from_arrays(offsets, numbers(chunk.flatten())))
         else:
-            chunks.append(pc.index_in(chunk, names))
+            chunks.append(numbers(chunk))
     numbered = datasets.Dataset(pa.table({"labels": pa.chunked_array(chunks)}))
     rows = [encoded.rows.remove_columns("labels"), numbered]
     return dataclasses.replace(encoded, rows=datasets.concatenate_datasets(rows, axis=1))
