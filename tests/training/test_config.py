@@ -11,7 +11,6 @@ from graft.config import TaskType
 from graft.data.config import DataConfig
 from graft.methods import METHODS, LoraConfig
 from graft.training.config import RunConfig, TrainConfig
-from graft.training.dialects import FOREIGN
 
 from .conftest import needed_fields
 
@@ -67,24 +66,6 @@ def test_two_adapters_are_two_runs():
         make_run(adapters={"a": lora, "b": lora})
     with pytest.raises(ValidationError, match="name one adapter"):
         make_run(adapters={})
-
-
-def test_foreign_names_lead_to_settings_that_exist():
-    sections = {"train": TrainConfig.model_fields, "data": type(make_run().data).model_fields}
-    adapter = {
-        f.name for kind in METHODS for f in METHODS[kind].config_class.__dataclass_fields__.values()
-    }
-    for name, (_, ours) in FOREIGN.items():
-        path = ours.partition(":")[0].split(".")
-        if ours.startswith("--"):
-            continue
-        assert name not in sections.get(path[0], {}), name
-        if path[0] == "adapters":
-            assert path[2] in adapter | {"method"}
-        elif len(path) == 2:
-            assert path[1] in sections[path[0]]
-        else:
-            assert path[0] in RunConfig.model_fields
 
 
 def test_a_home_folder_is_meant():

@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from graft.config import PeftConfig, TaskType
 from graft.data.config import DataConfig
-from graft.errors import ConfigError
 from graft.methods import METHODS, make_config
-from graft.training.dialects import foreign_name
 
 __all__ = ["AdapterSettings", "RunConfig", "TrainConfig"]
 
@@ -38,7 +36,11 @@ class TrainConfig(BaseModel):
     """How to train: batches, optimizer, schedule, when to evaluate and save."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        strict=True,  # true is no 1, and "1" neither
     )
 
     output_dir: str | None = None
@@ -159,10 +161,6 @@ class AdapterSettings(BaseModel):
 
     @model_validator(mode="after")
     def _fields_exist(self) -> Self:
-        for name in self.model_extra or {}:
-            foreign = foreign_name(name)
-            if foreign is not None:
-                raise ConfigError(foreign)
         make_config(self.method, **(self.model_extra or {}))
         return self
 

@@ -77,7 +77,8 @@ def make_schedule(
 def learning_rates(schedule: LRScheduler, steps: int) -> list[float]:
     """The learning rate of each of the first `steps` steps."""
     assert isinstance(schedule, LambdaLR)  # as transformers' schedules of the step alone all are
-    return [schedule.base_lrs[0] * schedule.lr_lambdas[0](step) for step in range(steps)]
+    peak = float(schedule.base_lrs[0])
+    return [peak * schedule.lr_lambdas[0](step) for step in range(steps)]
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

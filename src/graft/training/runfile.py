@@ -1,30 +1,34 @@
-"""A run file and what the command line changes in it -> `RunConfig`, or one sentence that helps.
+"""A run file and what the command line changes in it -> `RunConfig`, or sentences that help.
 
-Reads YAML 1.2's numbers (`1e-4` is a float), refuses a key given twice, and knows where a setting
-belongs when it stands in the wrong place.
+The YAML is `reading`'s, the wording of what is wrong in it `faults`'.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from graft.config import PeftType
-from graft.data.config import DataConfig
 from graft.errors import ConfigError, did_you_mean
-from graft.methods import METHODS
-from graft.training.config import AdapterSettings, RunConfig, TrainConfig
-from graft.training.dialects import foreign_name
+from graft.training.adapters import kind_of, settings_model
+from graft.training.config import AdapterSettings, RunConfig
+from graft.training.dialects import tool_of
+from graft.training.faults import (
+    adapter_settings,
+    setting_paths,
+    unknown_setting,
+    unknown_settings,
+    value_faults,
+)
+from graft.training.reading import parse_yaml, read_settings
 
 __all__ = ["dump_run_config", "load_run_config", "parse_run_config", "split_overrides"]
 
-_SECTIONS: dict[str, type[BaseModel]] = {"train": TrainConfig, "data": DataConfig}
+# Tools whose files `graft convert` reads.
+_CONVERTED = ("LLaMA-Factory", "axolotl")
 
 
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -38,17 +42,12 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     Raises:
         ConfigError: No such file, broken YAML, an unknown key, a value that cannot work.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        siblings = [str(p) for p in Path(path).parent.glob("*.y*ml")]
-        hint = did_you_mean(str(path), siblings)
-        raise ConfigError(f"There is no run file {path}.{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The run file {path} cannot be read: {error}.") from None
-    raw = _parse_yaml(text, str(path))
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no settings; a run file starts with `base_model: ...`.")
+    raw = read_settings(path)
+    tool = tool_of(raw)
+    if tool in _CONVERTED and not raw.keys() & {"adapters", "data", "train"}:
+        raise ConfigError(
+            f"{path} is a file of {tool}, not a run file; `graft convert {path}` makes one of it."
+        )
     return parse_run_config(raw, overrides)
 
 
@@ -64,14 +63,34 @@ def parse_run_config(raw: dict[str, Any], overrides: Sequence[str] = ()) -> RunC
     """
     for override in overrides:
         _apply(raw, override)
+    known, sentences = unknown_settings(raw)
+    faults = _adapter_faults(known.get("adapters"))
+    config = None
     try:
-        return RunConfig.model_validate(raw)
+        config = RunConfig.model_validate(known)
     except ValidationError as error:
-        sentences: dict[str, str] = {}
-        for problem in error.errors():
-            path = _dotted(problem["loc"])
-            sentences.setdefault(path, _sentence(path, dict(problem)))
-        raise ConfigError("\n".join(sentences.values())) from None
+        # A value of the wrong kind may also be what the method's config stumbled over.
+        told = {path.rpartition(".")[0] for path in faults}
+        found = value_faults(error, known)
+        faults |= {path: text for path, text in found.items() if path not in told}
+    if config is None or sentences or faults:
+        raise ConfigError("\n".join([*sentences, *faults.values()]))
+    return config
+
+
+def _adapter_faults(adapters: Any) -> dict[str, str]:
+    """Values of the wrong kind in the settings of adapters, by path."""
+    faults: dict[str, str] = {}
+    for name, settings in adapters.items() if isinstance(adapters, dict) else ():
+        kind = kind_of(settings.get("method")) if isinstance(settings, dict) else None
+        if kind is None:
+            continue
+        own = {key: v for key, v in settings.items() if key not in AdapterSettings.model_fields}
+        try:
+            settings_model(kind).model_validate(own)
+        except ValidationError as error:
+            faults |= value_faults(error, own, f"adapters.{name}")
+    return faults
 
 
 def dump_run_config(config: RunConfig) -> str:
@@ -102,44 +121,13 @@ def split_overrides(arguments: Iterable[str]) -> list[str]:
     return out
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: `1e-4` is a number, and a key stands once."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, str) and key in seen:
-                line = key_node.start_mark.line + 1
-                raise yaml.MarkedYAMLError(problem=f"`{key}` is given twice (line {line})")
-            seen.add(key if isinstance(key, str) else id(key_node))
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = "" if mark is None else f" at line {mark.line + 1}, column {mark.column + 1}"
-        raise ConfigError(f"{where} is not valid YAML{place}: {error.problem}.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{where} is not valid YAML: {error}.") from None
-
-
 def _apply(raw: dict[str, Any], override: str) -> None:
     """Change `raw` as the `key=value` in `override` says."""
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ConfigError(f"{override!r} is no setting; write key=value.")
-    *sections, leaf = _full_path(raw, key).split(".")
+    value = parse_yaml(text, f"The value of `{key}`")
+    *sections, leaf = _full_path(raw, key, value).split(".")
     here = raw
     for depth, section in enumerate(sections):
         here = here.setdefault(section, {})
@@ -147,10 +135,10 @@ def _apply(raw: dict[str, Any], override: str) -> None:
             raise ConfigError(
                 f"`{'.'.join(sections[: depth + 1])}` is no section, so it has no `{key}`."
             )
-    here[leaf] = _parse_yaml(text, f"The value of `{key}`")
+    here[leaf] = value
 
 
-def _full_path(raw: dict[str, Any], key: str) -> str:
+def _full_path(raw: dict[str, Any], key: str, value: Any) -> str:
     """The dotted path of `key`, which may be the last name only."""
     adapters = raw.get("adapters")
     adapters = adapters if isinstance(adapters, dict) else {}
@@ -160,64 +148,13 @@ def _full_path(raw: dict[str, Any], key: str) -> str:
             hint = did_you_mean(name, adapters)
             raise ConfigError(f"`{key}`: the run file has no adapter {name!r}.{hint}")
         return key
-    paths = [path for path in _setting_paths() if path.rpartition(".")[2] == key]
+    paths = [path for path in setting_paths() if path.rpartition(".")[2] == key]
     if not paths:  # a setting of the run comes before one of an adapter
-        paths = [f"adapters.{n}.{key}" for n, a in adapters.items() if key in _adapter_fields(a)]
+        paths = [f"adapters.{n}.{key}" for n, a in adapters.items() if key in adapter_settings(a)]
     if len(paths) > 1:
         raise ConfigError(f"`{key}` could be {' or '.join(paths)}; give the whole path.")
     if not paths:
-        fields = [name for adapter in adapters.values() for name in _adapter_fields(adapter)]
-        leaves = [path.rpartition(".")[2] for path in _setting_paths()]
-        raise ConfigError(_unknown(key, [*leaves, *fields]))
+        fields = [name for adapter in adapters.values() for name in adapter_settings(adapter)]
+        leaves = [path.rpartition(".")[2] for path in setting_paths()]
+        raise ConfigError(unknown_setting(raw, key, value, [*leaves, *fields]))
     return paths[0]
-
-
-def _setting_paths() -> list[str]:
-    nested = [f"{s}.{name}" for s, model in _SECTIONS.items() for name in model.model_fields]
-    return [*RunConfig.model_fields, *nested]
-
-
-def _adapter_fields(adapter: Any) -> list[str]:
-    """Names that the settings of one adapter may have."""
-    method = str(adapter.get("method", "")) if isinstance(adapter, dict) else ""
-    kind = method.upper().replace("-", "_")
-    known = METHODS[PeftType(kind)].config_class if kind in PeftType.__members__ else None
-    own = [] if known is None else [field.name for field in dataclasses.fields(known)]
-    return [*AdapterSettings.model_fields, *own]
-
-
-def _unknown(path: str, valid: Iterable[str]) -> str:
-    """A sentence on the unknown setting `path`, whose siblings are `valid`."""
-    foreign = foreign_name(path)
-    if foreign is not None:
-        return foreign
-    leaf = path.rpartition(".")[2]
-    elsewhere = [known for known in _setting_paths() if known.rpartition(".")[2] == leaf]
-    if elsewhere and path not in elsewhere:
-        return f"`{path}` is in the wrong place; it belongs at `{elsewhere[0]}`."
-    return f"There is no setting `{path}`.{did_you_mean(leaf, valid)}"
-
-
-def _dotted(location: tuple[str | int, ...]) -> str:
-    parts = [str(part) for part in location]
-    # In a section, what follows the setting names the members of a union.
-    return ".".join(parts[:2] if parts[0] in _SECTIONS else parts)
-
-
-def _sentence(path: str, problem: dict[str, Any]) -> str:
-    """What pydantic found wrong at `path`, in words."""
-    kind, section = problem["type"], path.partition(".")[0]
-    if kind == "extra_forbidden":
-        model = _SECTIONS[section] if "." in path else RunConfig
-        return _unknown(path, model.model_fields)
-    if kind == "missing":
-        return f"`{path}` is missing from the run file."
-    if kind == "value_error":
-        message = str(problem["ctx"]["error"])
-        return f"`{path}`: {message}{'' if message.endswith(('.', '?')) else '.'}"
-    given = "nothing" if problem["input"] is None else repr(problem["input"])
-    if kind in ("enum", "literal_error"):
-        valid = re.findall(r"'([^']*)'", problem["ctx"]["expected"])
-        return f"`{path}` cannot be {given}.{did_you_mean(str(problem['input']), valid)}"
-    message = problem["msg"]
-    return f"`{path}` cannot be {given}: {message[0].lower()}{message[1:]}."
