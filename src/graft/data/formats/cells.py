@@ -10,6 +10,7 @@ from graft.errors import DataError
 __all__ = ["as_text", "kind_of", "require_text", "text_of"]
 
 _KINDS = {dict: "an object", list: "a list", bool: "true or false", type(None): "nothing"}
+_KINDS |= {str: "text", int: "a number", float: "a number"}
 
 
 def text_of(row: Row, column: str) -> str:

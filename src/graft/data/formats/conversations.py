@@ -172,7 +172,7 @@ def _turn(turn: Row, role_key: str, key: str, roles: dict[str, str], where: str)
     # is as good as absent, and templates ask whether it is there.
     own = (role_key, key, "loss", "weight")
     message = {name: value for name, value in turn.items() if name not in own and value is not None}
-    content = as_text(turn.get(key), f"{where}: {key}")
+    content = _content(turn.get(key), f"{where}: {key}")
     if role == "call":
         calls = _json(content, f"{where}: {key}")
         message |= {"role": "assistant", "content": "", "tool_calls": _calls(calls, where)}
@@ -187,6 +187,18 @@ def _turn(turn: Row, role_key: str, key: str, roles: dict[str, str], where: str)
     if not _is_learned(turn, message["role"], where):
         message["loss"] = False
     return message
+
+
+def _content(value: Any, where: str) -> str:
+    """Text, or OpenAI's list of parts where all are text."""
+    if not isinstance(value, list) or not all(isinstance(part, dict) for part in value):
+        return as_text(value, where)
+    for part in value:
+        if part.get("type") != "text":
+            raise DataError(
+                f"{where}: a part is of type {part.get('type')!r}: only text is learned."
+            )
+    return "".join(as_text(part.get("text"), where) for part in value)
 
 
 def _is_learned(turn: Row, role: str, where: str) -> bool:

@@ -182,7 +182,8 @@ def _suggestion(there: list[str], formats: dict[str, Format]) -> str:
 
 def _other_task(there: list[str], fitting: dict[str, Format]) -> str:
     """Which task the columns are for, where it is another one."""
-    for name, layout in FORMATS.items():
+    telling = sorted(FORMATS.items(), key=lambda item: -len(item[1].columns))
+    for name, layout in telling:
         if name not in fitting and set(layout.columns) <= set(there):
             tasks = " or ".join(sorted(task.value for task in layout.tasks))
             return f" They are those of {name}, which is for {tasks}."

@@ -80,7 +80,7 @@ def require_file(path: Path) -> None:
         raise DataError(f"{path} does not exist.{did_you_mean(path.name, there)}")
     kind = path.suffix.lower()
     if kind in _PACKED:
-        raise DataError(f"{path} is compressed ({kind}): unpack it first with `{_PACKED[kind]}`.")
+        raise DataError(f"{path} is compressed ({kind}): unpack it first: {_PACKED[kind]} {path}")
     if kind not in READERS:
         known = ", ".join(name.lstrip(".") for name in READERS)
         raise DataError(f"{path} is of an unknown kind {kind!r}: expected one of {known}.")
@@ -137,7 +137,8 @@ def _object_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]
             try:
                 item = _parsed(line)
             except (ValueError, RecursionError) as error:
-                hint = f" {_LINE}" if line.endswith("\n") else _cut_hint(line) or f" {_LINE}"
+                cut = "" if line.endswith("\n") else _cut_hint(line)
+                hint = (cut or f" {_LINE}") if isinstance(error, json.JSONDecodeError) else ""
                 raise DataError(f"{path}, line {number}: {_fault(error)}{hint}") from None
             if not isinstance(item, dict):
                 found = _name_of(item)
@@ -188,7 +189,7 @@ def _fault(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return "not JSON that can be read: nested too deep."
     if isinstance(error, json.JSONDecodeError):
-        return f"not JSON: {error.msg}."
+        return f"not JSON: {error.msg.removesuffix(' starting at')}."
     return f"not JSON that can be read: {error}."
 
 
@@ -204,9 +205,9 @@ def _read_csv(path: Path) -> Iterator[Row]:
     before = 0  # lines read before the row at hand
     try:
         header = next(reader, [])
-        twice = {name for name in header if header.count(name) > 1}
+        twice = ", ".join(sorted({name for name in header if header.count(name) > 1}))
         if twice:
-            raise DataError(f"{path}: two columns have the same name: {', '.join(sorted(twice))}.")
+            raise DataError(f"{path}: two columns have the same name: {twice}; rename one.")
         for mark, called in ((";", "semicolons"), ("\t", "tabs")):
             if len(header) == 1 and mark in header[0]:
                 raise DataError(
@@ -215,9 +216,11 @@ def _read_csv(path: Path) -> Iterator[Row]:
         before = reader.line_num
         for cells in reader:
             if cells and len(cells) != len(header):
+                more = len(cells) > len(header)
                 raise DataError(
-                    f"{path}, line {before + 1}: {len(cells)} cells, but {len(header)} "
-                    "columns are named in the first line; quote text that holds commas."
+                    f"{path}, line {before + 1}: {len(cells)} cell{'s'[: len(cells) > 1]}, but "
+                    f"{len(header)} columns are named in the first line; "
+                    + ("quote text that holds commas." if more else "fill in what lacks.")
                 )
             before = reader.line_num
             if cells:  # else an empty line

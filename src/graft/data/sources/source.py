@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graft.data.config import SourceConfig
@@ -11,11 +11,13 @@ from graft.data.rows import Row, Rows
 from graft.data.sources.address import Address
 from graft.data.sources.catalogue import CATALOGUE, TAGS, Entry, names_in, read_entry
 from graft.data.sources.files import read_files, require_file
-from graft.data.sources.folder import files_in, select_files
-from graft.download import dataset_folder
+from graft.data.sources.splits import data_files, select_files
+from graft.download import hub_address, make_plan
 from graft.errors import DataError, did_you_mean
 
 __all__ = ["Source", "read_source", "resolve_source"]
+
+README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -82,17 +84,47 @@ def read_source(source: Source) -> Rows:
 def _files(address: Address, dataset_dir: str | None) -> tuple[Path, ...]:
     name = address.name
     if address.hub is not None:
-        folder = dataset_folder(f"{address.hub}:{name}", address.revision)
-        return select_files(folder, f"{address.hub}:{name}", address.subset, address.split)
+        return _files_on_hub(f"{address.hub}:{name}", address.revision, address)
     path = Path(name)
     if path.is_dir():
-        return select_files(path, name, address.subset, address.split)
+        return _files_in(path, address)
     _explain_missing(path, name, dataset_dir)
     require_file(path)
     for key in ("subset", "split"):
         if getattr(address, key) is not None:
             raise DataError(f"{key}: {name} is one file, and has no {key}s.")
     return (path,)
+
+
+def _files_in(folder: Path, address: Address) -> tuple[Path, ...]:
+    names = _names(folder)
+    readme = _text_of(folder / README) if README in names else ""
+    picked = select_files(names, readme, address.name, address.subset, address.split)
+    return tuple(folder / path for path in picked)
+
+
+def _files_on_hub(
+    source: str, revision: str | None, address: Address, inside: str | None = None
+) -> tuple[Path, ...]:
+    """The files of the subset and split; only these are fetched, and the README that tells them."""
+    plan = make_plan(hub_address(source), lambda listing: listing.files, "dataset", revision)
+    names = {file.path: file for file in plan.listing.files}
+    readme = ""
+    if README in names:
+        readme = _text_of(plan.changed([names[README]]).fetch() / README)
+    there = [path for path in names if inside is None or path.startswith(f"{inside}/")]
+    picked = select_files(there, readme, source, address.subset, address.split)
+    folder = plan.changed([names[path] for path in picked]).fetch()
+    return tuple(folder / path for path in picked)
+
+
+def _text_of(readme: Path) -> str:
+    return readme.read_text(encoding="utf-8", errors="replace")
+
+
+def _names(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return [path.relative_to(folder).as_posix() for path in found]
 
 
 def _explain_missing(path: Path, name: str, dataset_dir: str | None) -> None:
@@ -120,15 +152,14 @@ def _explain_missing(path: Path, name: str, dataset_dir: str | None) -> None:
 
 
 def _files_of_entry(entry: Entry, address: Address) -> tuple[Path, ...]:
-    subset, split = address.subset or entry.subset, address.split or entry.split
     if entry.hub is not None:
-        folder = dataset_folder(f"{entry.hub}:{entry.name}", address.revision)
-        return select_files(
-            folder / (entry.folder or ""), f"{entry.hub}:{entry.name}", subset, split
+        asked = replace(
+            address, subset=address.subset or entry.subset, split=address.split or entry.split
         )
+        return _files_on_hub(f"{entry.hub}:{entry.name}", address.revision, asked, entry.folder)
     path = Path(entry.name)
     if path.is_dir():  # all files in it, as there
-        files = tuple(files_in(path))
+        files = tuple(path / name for name in data_files(_names(path)))
         if files:
             return files
         raise DataError(f"{path} holds no data file ({address.name} in {CATALOGUE}).")
