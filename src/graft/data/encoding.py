@@ -49,7 +49,8 @@ class EncodedSource:
         limit: Most tokens in an example.
         parts_rows: Whether the examples of one row may be parted.
         rows: The task's columns, labels as they were read, and for each example `row`, the index of
-            its row in the source, and `truncated`, whether it was cut to the limit.
+            its row in the source, `truncated`, whether it was cut to the limit, and `answer_cut`,
+            whether something to learn was lost by that.
         dropped: The index of its row for each example in which nothing was left to learn.
         rows_read: Rows in the source.
         cached: Whether an earlier run had encoded them.
@@ -195,7 +196,8 @@ def _batch(examples: list[Example], rows: list[int]) -> pa.RecordBatch:
         for name in examples[0].columns
     }
     columns["row"] = pa.array(rows, pa.int32())
-    columns["truncated"] = pa.array([example.truncated for example in examples], pa.bool_())
+    for name in ("truncated", "answer_cut"):
+        columns[name] = pa.array([getattr(example, name) for example in examples], pa.bool_())
     return pa.RecordBatch.from_pydict(columns)
 
 

@@ -144,7 +144,7 @@ def _encoded(
 
 
 def _joined(sources: list[EncodedSource]) -> datasets.Dataset:
-    rows = [encoded.rows.remove_columns(["row", "truncated"]) for encoded in sources]
+    rows = [encoded.rows.remove_columns(["row", "truncated", "answer_cut"]) for encoded in sources]
     return datasets.concatenate_datasets(rows)
 
 
