@@ -7,11 +7,11 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from graft.data.config import DataConfig
 from graft.config import PeftType
+from graft.data.config import DataConfig
 from graft.errors import ConfigError
-from graft.training.config import RunConfig, TrainConfig
 from graft.training.adapters import settings_model
+from graft.training.config import RunConfig, TrainConfig
 from graft.training.dialects import TOOLS
 from graft.training.runfile import (
     dump_run_config,
