@@ -153,12 +153,17 @@ def test_a_proxy_that_the_client_cannot_use(monkeypatch, answering, proxy):
     assert hub.why
 
 
-def test_no_password_in_what_is_told(closed, silent):
+def test_no_password_in_what_is_told(monkeypatch, closed, silent):
     guarded = [url.replace("//", f"//me:{SECRET}@") for url in (closed, silent)]
     told = [asdict(hub) for hub in ask(guarded[0], guarded[1], timeout=0.2)]
     assert told[0]["endpoint"] == closed.replace("//", "//me:***@")
     assert SECRET not in str(told)
     assert SECRET not in str([asdict(hub) for hub in ask(f"ftp://me:{SECRET}@hub", closed)])
+    for name, proxy in (("all_proxy", "socks://me:{}@h:1"), ("HTTP_PROXY", "http://me:{}@h:port")):
+        monkeypatch.setenv(name, proxy.format(SECRET))
+        told = [asdict(hub) for hub in ask(closed, closed, **{name: proxy.format(SECRET)})]
+        assert all(hub["why"] for hub in told)
+        assert SECRET not in str(told)
 
 
 @pytest.mark.parametrize(

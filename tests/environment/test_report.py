@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from graft.environment import Environment, Problem, examine
-from graft.environment.report import _folders
+from graft.environment.report import _folders, _plain_names
 
 
 @pytest.fixture
@@ -55,8 +57,6 @@ def test_models_apart_from_the_rest_of_a_cache(monkeypatch, tmp_path):
 
 
 def test_plain_names_follow_the_variable(monkeypatch):
-    from graft.environment.report import _plain_names
-
     monkeypatch.setenv("USE_MODELSCOPE_HUB", "1")
     assert _plain_names() == "ms"
 
@@ -64,9 +64,7 @@ def test_plain_names_follow_the_variable(monkeypatch):
 @pytest.mark.parametrize(
     ("severity", "works"), [("error", False), ("warning", True), ("hint", True)]
 )
-def test_only_an_error_keeps_graft_from_working(somewhere, severity, works):
-    import dataclasses
-
-    fields = {field.name: None for field in dataclasses.fields(Environment)}
-    made = Environment(**{**fields, "problems": (Problem(severity, "", ""),)})
+def test_only_an_error_keeps_graft_from_working(severity, works):
+    facts = dict.fromkeys(field.name for field in fields(Environment))
+    made = Environment(**{**facts, "problems": (Problem(severity, "", ""),)})
     assert made.works is works

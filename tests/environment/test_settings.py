@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from importlib.util import find_spec
 
 import pytest
@@ -79,6 +80,13 @@ def test_socks_needs_a_package(scheme):
     cures = [problem.cure for problem in problems]
     assert cures == ([] if find_spec("socksio") else ["pip install socksio PySocks"])
     assert "s3cret" not in str(problems)
+
+
+def test_modelscope_needs_its_client(monkeypatch):
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    (problem,) = setting_problems({"USE_MODELSCOPE_HUB": "1"})
+    assert problem.cure == "pip install 'graft-peft[modelscope]'"
+    assert setting_problems({"USE_MODELSCOPE_HUB": "0"}) == []
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,14 @@ def test_a_gpu_that_the_driver_sees(tmp_path, monkeypatch):
 
 def test_a_driver_that_is_gone(tmp_path, monkeypatch):
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho it has failed\nexit 9\n")
+    tool.write_text("#!/bin/sh\necho Failed to initialize NVML\nexit 18\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert look_at_torch(MACHINE).gpus == ()
+    found = look_at_torch(MACHINE)
+    assert (found.gpus, found.driver_fault) == ((), "Failed to initialize NVML")
+    (problem,) = torch_problems(found, found.threads, {})
+    assert problem.severity == "warning"
+    assert "Failed to initialize NVML" in problem.what
 
 
 @pytest.mark.parametrize("fault", ["ImportError('no symbol')", "OSError('libcudart.so is gone')"])

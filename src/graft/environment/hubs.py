@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graft.environment.problem import Problem
-from graft.environment.settings import is_offline, masked
+from graft.environment.settings import is_offline, masked, proxies
 
 __all__ = ["Hub", "Question", "hub_problems"]
 
@@ -54,6 +54,8 @@ class Question:
             "Hugging Face": environ.get("HF_ENDPOINT") or _HUGGING_FACE,
             "ModelScope": _modelscope_endpoint(environ),
         }
+        # What a client's error may repeat.
+        self._addresses = [*self._hubs.values(), *filter(None, proxies(environ).values())]
         self._not_asked = {"Hugging Face": "HF_HUB_OFFLINE is set"} if is_offline(environ) else {}
         self._answers: queue.Queue[Hub] = queue.Queue()
         for name in self._hubs.keys() - self._not_asked:
@@ -83,7 +85,9 @@ class Question:
             status = _status(endpoint, self._timeout)
         except Exception as error:  # of the client, of a proxy it cannot use, of a broken package
             told = str(error).strip().partition("\n")[0] or type(error).__name__
-            why = re.sub(r"\[Errno -?\d+\] ", "", told.replace(endpoint, masked(endpoint)))
+            for address in self._addresses:
+                told = told.replace(address, masked(address))
+            why = re.sub(r"\[Errno -?\d+\] ", "", told)
         else:
             gone = status >= 500 or status == _PROXY_ASKS_FOR_PASSWORD
             why = f"the answer was status {status}" if gone else None

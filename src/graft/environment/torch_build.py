@@ -52,6 +52,7 @@ class Torch:
         devices: What it can use, the CPU first.
         gpus: NVIDIA GPUs that the driver's own tool sees, with the driver's version.
         complaint: Why it cannot be imported, or what it says of a GPU that it cannot use.
+        driver_fault: What the driver's own tool says where it fails.
     """
 
     version: str | None
@@ -60,15 +61,16 @@ class Torch:
     devices: tuple[Device, ...]
     gpus: tuple[str, ...]
     complaint: str | None = None
+    driver_fault: str | None = None
 
 
 def look_at_torch(machine: Machine) -> Torch:
     """Import torch, find its devices and measure them."""
-    gpus = _gpus_of_the_driver()
+    gpus, fault = _gpus_of_the_driver()
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a library that it is linked to
-        return Torch(None, None, 0, (), gpus, f"{type(error).__name__}: {error}")
+        return Torch(None, None, 0, (), gpus, f"{type(error).__name__}: {error}", fault)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         torch.cuda.is_available()  # says what is wrong with a driver
@@ -87,6 +89,7 @@ def look_at_torch(machine: Machine) -> Torch:
         (cpu, *_accelerators()),
         gpus,
         str(said[0].message).partition("\n")[0] if said else None,
+        fault,
     )
 
 
@@ -100,6 +103,9 @@ def torch_problems(
     problems = []
     if found.gpus and not any(device.name.startswith("cuda") for device in found.devices):
         problems.append(_unused_gpu(found, environ.get("CUDA_VISIBLE_DEVICES"), platform))
+    if found.driver_fault:
+        cure = "sudo reboot  # after an update of the driver; else install it again"
+        problems.append(Problem("warning", f"nvidia-smi fails: {found.driver_fault}", cure))
     if found.threads > usable_cores:
         what = f"torch takes {found.threads} threads, and {usable_cores} cores are usable."
         problems.append(Problem("warning", what, f"export OMP_NUM_THREADS={usable_cores}"))
@@ -175,14 +181,18 @@ def _gpu(name: str, model: str, capability: str | None, free: int, total: int) -
     return Device(name, model, capability, free / _GIB, total / _GIB, products)
 
 
-def _gpus_of_the_driver() -> tuple[str, ...]:
+def _gpus_of_the_driver() -> tuple[tuple[str, ...], str | None]:
+    """The GPUs that nvidia-smi names, or what it says where it fails."""
     program = shutil.which("nvidia-smi")
     if program is None:
-        return ()
+        return (), None
     command = [program, "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=5)
-    except (OSError, subprocess.SubprocessError):  # no driver, or one that does not answer
-        return ()
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=5)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return (), str(error)
+    if done.returncode:
+        told = f"{done.stdout}\n{done.stderr}".strip() or f"exit code {done.returncode}"
+        return (), told.partition("\n")[0]
     lines = [line.partition(",") for line in done.stdout.splitlines() if line.strip()]
-    return tuple(f"{name.strip()}, driver {driver.strip()}" for name, _, driver in lines)
+    return tuple(f"{name.strip()}, driver {driver.strip()}" for name, _, driver in lines), None
