@@ -36,6 +36,7 @@ from graft.download import (
     local_folder,
     make_plan,
     model_files,
+    read_object,
     require_whole,
     unsafe_weights,
 )
@@ -257,20 +258,6 @@ def _check_config(path: Path) -> None:
             f"{path} names the model type {kind!r}, which transformers {transformers.__version__} "
             f"does not know: {f'did you mean {near[0]}?' if near else 'a newer one may.'}"
         )
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a model."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
-        raise CheckpointError(
-            f"{path}{line} is not JSON: the file was cut short or edited; fetch it again."
-        ) from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path} holds no JSON object; fetch it again.")
-    return found
 
 
 def _from_hub(address: HubAddress, revision: str | None, part: Part) -> Path:

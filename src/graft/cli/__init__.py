@@ -26,6 +26,7 @@ __all__ = ["GROUPS", "VERBS", "main", "quieten"]
 
 VERBS = (
     "doctor",
+    "download",
     "train",
     "generate",
     "chat",

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from graft.download.adapters import CONFIG_NAME, LABELS_NAME, adapter_folder
 from graft.download.address import HubAddress, hub_address, local_folder
-from graft.download.integrity import LFS_POINTER, refuse_pointer, require_whole
+from graft.download.integrity import LFS_POINTER, read_object, refuse_pointer, require_whole
 from graft.download.listing import Listing, RepoFile, Unreachable
-from graft.download.plan import Plan, dataset_folder, make_plan
+from graft.download.plan import Plan, dataset_folder, make_plan, plan_dataset
 from graft.download.selection import (
     Part,
+    default_files,
     is_adapter,
     lack_of_safetensors,
+    matching,
     model_files,
+    require_matches,
     size_text,
     unsafe_weights,
 )
@@ -33,13 +36,18 @@ __all__ = [
     "Unreachable",
     "adapter_folder",
     "dataset_folder",
+    "default_files",
     "hub_address",
     "is_adapter",
     "lack_of_safetensors",
     "local_folder",
     "make_plan",
+    "matching",
     "model_files",
+    "plan_dataset",
+    "read_object",
     "refuse_pointer",
+    "require_matches",
     "require_whole",
     "size_text",
     "unsafe_weights",

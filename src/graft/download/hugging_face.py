@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
@@ -30,7 +30,15 @@ from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, tqdm
 
 from graft.download.integrity import digest_of
-from graft.download.listing import Kind, Listing, RepoFile, Unreachable, files_in
+from graft.download.listing import (
+    NOUNS,
+    Kind,
+    Listing,
+    Offline,
+    RepoFile,
+    Unreachable,
+    files_in,
+)
 from graft.download.workers import side_by_side
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
@@ -38,7 +46,6 @@ __all__ = ["HuggingFace"]
 
 _LARGE = 8 << 20  # bytes; a smaller file is soon fetched again
 _XET_ONLY = 50_000_000_000  # bytes; plain HTTP does not give more
-_NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 
 
 class HuggingFace:
@@ -175,7 +182,7 @@ class HuggingFace:
     @contextmanager
     def _sentences(self, name: str, kind: Kind, revision: str | None) -> Iterator[None]:
         """Turn the client's errors inside the block into a sentence each."""
-        noun = _NOUNS[kind]
+        noun = NOUNS[kind]
         try:
             yield
         except HFValidationError:
@@ -186,10 +193,7 @@ class HuggingFace:
                 f"{self.endpoint}/{name}, then log in with `hf auth login`."
             ) from None
         except RepositoryNotFoundError:
-            raise ConfigError(
-                f"There is no {noun} {name} on {self.title} (and no folder {name} here), or it is "
-                "private: check the name, or log in with `hf auth login`."
-            ) from None
+            raise self._missing(name, kind) from None
         except RevisionNotFoundError:
             raise ConfigError(
                 f"{name} has no revision {revision!r} on {self.title}."
@@ -198,7 +202,7 @@ class HuggingFace:
         except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
             cause = error.__cause__ or error
             if isinstance(cause, OfflineModeIsEnabled):
-                raise Unreachable(
+                raise Offline(
                     f"There is no folder {name} here, the {noun} {name} is not in the cache "
                     f"{self.cache}, and HF_HUB_OFFLINE is set: unset it, or download where there "
                     "is a connection."
@@ -223,6 +227,18 @@ class HuggingFace:
                 "downloads (HF_HOME, --cache-dir), then run the same again; what has arrived is "
                 "kept."
             ) from None
+
+    def _missing(self, name: str, kind: Kind) -> ConfigError:
+        other: Kind = "dataset" if kind == "model" else "model"
+        with suppress(HTTPError, OSError):
+            if self._api.repo_exists(name, repo_type=other):
+                return ConfigError(
+                    f"{name} on {self.title} is a {NOUNS[other]}, not a {NOUNS[kind]}."
+                )
+        return ConfigError(
+            f"There is no {NOUNS[kind]} {name} on {self.title} (and no folder {name} here), or it "
+            "is private: check the name, or log in with `hf auth login`."
+        )
 
     def _refusal(self, name: str, error: HfHubHTTPError) -> ConfigError:
         status = error.response.status_code
@@ -251,11 +267,10 @@ class HuggingFace:
         )
 
     def _revisions(self, name: str, kind: Kind) -> list[str]:
-        try:
+        with suppress(HTTPError, OSError):
             found = self._api.list_repo_refs(name, repo_type=kind)
-        except (HTTPError, OSError):
-            return []
-        return [reference.name for reference in (*found.branches, *found.tags)]
+            return [reference.name for reference in (*found.branches, *found.tags)]
+        return []
 
 
 def _wrong_size(title: str, listing: Listing, file: RepoFile, size: int) -> CheckpointError:

@@ -1,14 +1,15 @@
-"""Files that are not what they seem: pointers of Git LFS, weights that were cut short."""
+"""Files that are not what they seem: pointers of Git LFS, weights and configs cut short."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from graft.errors import CheckpointError
 
-__all__ = ["LFS_POINTER", "digest_of", "refuse_pointer", "require_whole"]
+__all__ = ["LFS_POINTER", "digest_of", "read_object", "refuse_pointer", "require_whole"]
 
 LFS_POINTER = b"version https://git-lfs"  # how such a file begins
 
@@ -46,6 +47,24 @@ def require_whole(path: Path) -> None:
             f"{path} has {size:,} bytes where its header says {expected:,}: the download was cut "
             "short; fetch it again."
         )
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model.
+
+    Raises:
+        CheckpointError: No JSON, or no object.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        line = f", line {error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
+        raise CheckpointError(
+            f"{path}{line} is not JSON: the file was cut short or edited; fetch it again."
+        ) from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object; fetch it again.")
+    return found
 
 
 def digest_of(path: Path, like: str) -> str:

@@ -9,13 +9,18 @@ from typing import Literal, Protocol
 
 from graft.errors import ConfigError
 
-__all__ = ["Hub", "Kind", "Listing", "RepoFile", "Unreachable", "files_in"]
+__all__ = ["NOUNS", "Hub", "Kind", "Listing", "Offline", "RepoFile", "Unreachable", "files_in"]
 
 Kind = Literal["model", "dataset"]
+NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 
 
 class Unreachable(ConfigError):
     """A hub that does not answer; what was downloaded before may do."""
+
+
+class Offline(Unreachable):
+    """A hub that the user has said not to ask."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from graft.download.listing import Kind, Listing, RepoFile, Unreachable, files_in
+from graft.download.listing import NOUNS, Kind, Listing, RepoFile, Unreachable, files_in
 from graft.errors import CheckpointError, ConfigError, did_you_mean
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelScope"]
 
-_NOUNS: dict[Kind, str] = {"model": "model", "dataset": "data set"}
 _MASTER = "master"
 _SETTINGS = {  # of the client, which reads them when it is imported
     "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "2",  # says after 1 s that there is no connection
@@ -189,19 +188,25 @@ class ModelScope:
         return ConfigError(f"{self.title} does not give {path} of {name}: {error}")
 
     def _missing(self, name: str, kind: Kind, revision: str | None) -> ConfigError:
-        """The repository, or the revision of it, as the list of revisions tells."""
+        """The revision is missing, or the repository: the list of revisions tells."""
+        known = self._revisions(name, kind)
+        other: Kind = "dataset" if kind == "model" else "model"
+        if known:
+            return ConfigError(
+                f"{name} has no revision {revision!r} on {self.title}."
+                f"{did_you_mean(str(revision), known)}"
+            )
+        if self._revisions(name, other):
+            return ConfigError(f"{name} on {self.title} is a {NOUNS[other]}, not a {NOUNS[kind]}.")
+        return ConfigError(
+            f"There is no {NOUNS[kind]} {name} on {self.title} (and no folder {name} here), or it "
+            "is private: check the name, which may differ from the one on Hugging Face, or log in "
+            "with `modelscope login`."
+        )
+
+    def _revisions(self, name: str, kind: Kind) -> list[str]:
         from modelscope_hub import HubError
 
-        try:
-            found = self._api.list_repo_revisions(name, kind)
-        except HubError:
-            return ConfigError(
-                f"There is no {_NOUNS[kind]} {name} on {self.title} (and no folder {name} here), "
-                "or it is private: check the name, which may differ from the one on Hugging Face, "
-                "or log in with `modelscope login`."
-            )
-        known = [str(entry.get("Revision") or entry.get("name")) for entry in found]
-        return ConfigError(
-            f"{name} has no revision {revision!r} on {self.title}."
-            f"{did_you_mean(str(revision), known)}"
-        )
+        with suppress(HubError):
+            return [str(found["Revision"]) for found in self._api.list_repo_revisions(name, kind)]
+        return []

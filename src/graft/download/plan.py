@@ -11,12 +11,12 @@ from pathlib import Path
 from graft.download.address import HubAddress, hub_address
 from graft.download.hugging_face import HuggingFace
 from graft.download.integrity import digest_of
-from graft.download.listing import Hub, Kind, Listing, RepoFile, Unreachable
+from graft.download.listing import Hub, Kind, Listing, Offline, RepoFile, Unreachable
 from graft.download.modelscope import ModelScope
 from graft.download.selection import DATA_FILES, matching, require_matches, size_text
 from graft.errors import ConfigError
 
-__all__ = ["Plan", "dataset_folder", "make_plan"]
+__all__ = ["Plan", "dataset_folder", "make_plan", "plan_dataset"]
 
 _LOG = logging.getLogger("graft")
 _HASHED = 16 << 20  # bytes; to hash a larger file at each start would take too long
@@ -110,7 +110,10 @@ def make_plan(
         cached = hub.list_cached(address.name, kind, revision)
         if cached is None or not choose(cached):
             raise
-        _LOG.warning("%s is taken from the cache %s. %s", address, hub.cache, error)
+        if not isinstance(error, Offline):
+            _LOG.warning(
+                "%s is taken from the cache %s, which may be old. %s", address, hub.cache, error
+            )
         listing = cached
     return _plan(address, hub, listing, choose(listing))
 
