@@ -22,11 +22,16 @@ _BATCH = 8  # prompts answered at a time
 def generate(
     adapter: Annotated[str, typer.Argument(help="Folder or hub id of an adapter.")],
     prompt: Annotated[
-        list[str] | None, typer.Option(help="What to answer, or to classify; may be repeated.")
+        list[str] | None,
+        typer.Option(help="What to answer, to classify or (words) to tag; may be repeated."),
     ] = None,
     text_pair: Annotated[
         list[str] | None,
         typer.Option(help="Second text of each prompt, for a classifier of pairs."),
+    ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(help="The text in which the answers stand: a file, or the text itself."),
     ] = None,
     prompt_file: Annotated[
         str | None, typer.Option(help="A file with a prompt on each line; - is standard input.")
@@ -46,7 +51,7 @@ def generate(
         bool, typer.Option("--json", help="Print an object on a line for each prompt.")
     ] = False,
 ) -> None:
-    """Answer prompts with an adapter, or classify them."""
+    """Answer prompts with an adapter, classify them, tag their words, or find answers in a text."""
     from graft.cli import quieten
 
     prompts = _prompts(prompt or [], prompt_file)
@@ -64,10 +69,19 @@ def generate(
     if seed is not None:
         torch.manual_seed(seed)
     predictor = Predictor.load(adapter, base_model)
-    if predictor.task_type is TaskType.SEQ_CLS:
+    task = predictor.task_type
+    if text_pair and task is not TaskType.SEQ_CLS:
+        raise ConfigError(f"--text-pair is for classifiers; {adapter} is an adapter for {task}.")
+    if context is not None and task is not TaskType.QUESTION_ANS:
+        raise ConfigError(f"--context is for QUESTION_ANS; {adapter} is an adapter for {task}.")
+    if task is TaskType.SEQ_CLS:
         _classify(predictor, prompts, text_pair or [], as_json)
-    elif text_pair:
-        raise ConfigError(f"--text-pair is for classifiers; {adapter} is one for text.")
+    elif task is TaskType.TOKEN_CLS:
+        _tag(predictor, prompts, as_json)
+    elif task is TaskType.QUESTION_ANS:
+        if context is None:
+            raise ConfigError("There is no text to find answers in: give --context FILE or TEXT.")
+        _extract(predictor, prompts, _text(context), as_json)
     else:
         _answer(predictor, prompts, sampling, as_json)
 
@@ -75,11 +89,7 @@ def generate(
 def _prompts(given: list[str], file: str | None) -> list[str]:
     prompts = list(given)
     if file is not None:
-        try:
-            text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"The prompts in {file} cannot be read: {error}.") from None
-        prompts += [line for line in text.splitlines() if line.strip()]
+        prompts += [line for line in _read(file).splitlines() if line.strip()]
     if not prompts:
         raise ConfigError("There is no prompt: give --prompt TEXT, or --prompt-file FILE.")
     return prompts
@@ -105,6 +115,50 @@ def _classify(predictor: Predictor, prompts: list[str], pairs: list[str], as_jso
             _print({"prompt": text, "label": label, "probabilities": chances})
         else:
             print(f"{label} {chances[label]:.4f}", flush=True)
+
+
+def _tag(predictor: Predictor, prompts: list[str], as_json: bool) -> None:
+    """A line for each word, and an empty one after each prompt."""
+    for prompt in prompts:
+        words = prompt.split()
+        (tags,) = predictor.tag([words])
+        if as_json:
+            _print({"prompt": prompt, "words": words, "tags": tags})
+        else:
+            lines = [f"{word} {tag or '-'}" for word, tag in zip(words, tags, strict=True)]
+            print("\n".join(lines), end="\n\n", flush=True)
+
+
+def _extract(predictor: Predictor, prompts: list[str], context: str, as_json: bool) -> None:
+    for prompt in prompts:
+        (found,) = predictor.extract([(prompt, context)])
+        if as_json:
+            about = {"start": found.start, "probability": found.probability}
+            _print({"prompt": prompt, "answer": found.text, **about})
+        else:
+            print(found.text, flush=True)
+            if found.start is None:
+                print(f"graft: the text does not answer {prompt!r}.", file=sys.stderr)
+
+
+def _text(given: str) -> str:
+    """The text in the file `given`, or `given`."""
+    try:
+        is_file = Path(given).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        is_file = False
+    if is_file:
+        return _read(given)
+    if given.endswith((".txt", ".md")) and len(given.split()) == 1:
+        raise ConfigError(f"--context: there is no file {given}.")
+    return given
+
+
+def _read(file: str) -> str:
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The text in {file} cannot be read: {error}.") from None
 
 
 def _print(record: dict[str, Any]) -> None:

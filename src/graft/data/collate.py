@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Collator"]
 
+# What is learned of a row is one number each, and not one for each token.
+_ONE_EACH = {
+    TaskType.SEQ_CLS: ("labels",),
+    TaskType.QUESTION_ANS: ("start_positions", "end_positions"),
+}
+
 
 class Collator:
     """Pads rows on the right to the longest of the batch.
@@ -21,7 +27,8 @@ class Collator:
     Args:
         tokenizer: Gives the id to pad with: its pad token's, else its end token's, else 0. Which
             one matters to nothing: padding is masked out and never learned.
-        task_type: SEQ_CLS rows have one label each, others one per token.
+        task_type: SEQ_CLS rows have one label each, QUESTION_ANS rows the places where the answer
+            begins and ends, others one label per token.
         pad_to_multiple_of: Round the length of inputs up to a multiple of this.
     """
 
@@ -40,8 +47,9 @@ class Collator:
         """The batch of `rows`.
 
         Returns:
-            `input_ids` and `attention_mask`, `[B, T]`; `labels`, `[B]` for SEQ_CLS, else `[B, T]`
-            (of the targets' own length for SEQ_2_SEQ_LM); `token_type_ids` where rows have them.
+            `input_ids` and `attention_mask`, `[B, T]`; `token_type_ids` where rows have them;
+            `labels`, `[B]` for SEQ_CLS, else `[B, T]` (of the targets' own length for
+            SEQ_2_SEQ_LM); for QUESTION_ANS `start_positions` and `end_positions`, `[B]`, instead.
         """
         inputs = [row["input_ids"] for row in rows]
         ones = [[1] * len(ids) for ids in inputs]
@@ -51,11 +59,10 @@ class Collator:
         }
         if "token_type_ids" in rows[0]:
             batch["token_type_ids"] = self._padded([row["token_type_ids"] for row in rows], 0)
-        labels = [row["labels"] for row in rows]
-        if self.task_type is TaskType.SEQ_CLS:
-            batch["labels"] = torch.tensor(labels)
-        else:
-            batch["labels"] = self._padded(labels, IGNORED)
+        for name in _ONE_EACH.get(self.task_type, ()):
+            batch[name] = torch.tensor([row[name] for row in rows])
+        if self.task_type not in _ONE_EACH:
+            batch["labels"] = self._padded([row["labels"] for row in rows], IGNORED)
         return batch
 
     def _padded(self, rows: list[list[int]], value: int) -> torch.Tensor:

@@ -21,6 +21,11 @@ from graft.adapt import PeftModel
 from graft.auto import AutoPeftModel
 from graft.config import PeftConfig, TaskType
 from graft.data.formats import Message
+from graft.data.rendering import Tools
+from graft.data.spans import Reading, best_span, read_window
+from graft.data.tasks.questions import Window, windows
+from graft.data.tasks.tags import encode_words
+from graft.data.tasks.task import require_offsets
 from graft.data.template import Encoder, render_prompt
 from graft.download import adapter_folder
 from graft.errors import ConfigError, DataError
@@ -28,9 +33,10 @@ from graft.hub import load_tokenizer
 from graft.inference.sampling import Sampling
 from graft.inference.streaming import TextPieces, decoded
 
-__all__ = ["GENERATES", "Answer", "Predictor"]
+__all__ = ["GENERATES", "Answer", "Extract", "Predictor"]
 
 GENERATES = (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM)
+_WINDOW = 1024  # most tokens of a text with a question that are read at a time
 Prompt = str | list[Message]
 
 
@@ -47,6 +53,21 @@ class Answer:
     text: str
     ids: list[int]
     finished: bool
+
+
+@dataclass(frozen=True)
+class Extract:
+    """An answer that stands in a text.
+
+    Attributes:
+        text: The answer; empty where the text has none.
+        start: The character of the text at which it begins; None where it has none.
+        probability: Of this answer, or of there being none.
+    """
+
+    text: str
+    start: int | None
+    probability: float
 
 
 class Predictor:
@@ -115,8 +136,12 @@ class Predictor:
         dtype = str(self._base.dtype).removeprefix("torch.")
         return f"{kind} on {self._base.name_or_path} ({dtype}, {self._base.device})"
 
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
+    def prompt_ids(self, prompt: Prompt, tools: Tools | None = None) -> list[int]:
         """What the model reads of `prompt`: the ids that came before the answer in training.
+
+        Args:
+            prompt: A text, or turns.
+            tools: What the answer may call, where the chat template has a place for it.
 
         Raises:
             ConfigError: An adapter that generates nothing.
@@ -124,7 +149,7 @@ class Predictor:
         """
         if self.task_type not in GENERATES:
             raise ConfigError(f"An adapter for {self.task_type} generates no text.")
-        ids = render_prompt(self.tokenizer, prompt, self.chat_template, self.task_type)
+        ids = render_prompt(self.tokenizer, prompt, self.chat_template, self.task_type, tools)
         if not ids:
             raise DataError("The prompt has no tokens: there is nothing to go on from.")
         return ids
@@ -134,6 +159,7 @@ class Predictor:
         prompts: Sequence[Prompt],
         sampling: Sampling | None = None,
         batch_size: int = 8,
+        tools: Tools | None = None,
     ) -> list[Answer]:
         """The answer to each prompt.
 
@@ -141,12 +167,13 @@ class Predictor:
             prompts: Texts, or turns (dicts with `role` and `content`); rendered as in training.
             sampling: None takes the likeliest tokens.
             batch_size: Prompts answered at a time.
+            tools: What the answers may call, where the chat template has a place for it.
 
         Raises:
             ConfigError: An adapter that generates nothing.
             DataError: A prompt that the chat template refuses, or that leaves no room to answer.
         """
-        rows = [self.prompt_ids(prompt) for prompt in prompts]
+        rows = [self.prompt_ids(prompt, tools) for prompt in prompts]
         sampling = sampling or Sampling()
         answers: list[Answer] = []
         for at in range(0, len(rows), batch_size):
@@ -177,6 +204,80 @@ class Predictor:
                 chances = self.model(**inputs).logits[0].float().softmax(-1)  # [labels]
             out.append({names[index]: chance for index, chance in enumerate(chances.tolist())})
         return out
+
+    def tag(self, rows: Sequence[Sequence[str]]) -> list[list[str | None]]:
+        """The tag of each word, for each row of words.
+
+        None for a word of which the tokenizer leaves nothing.
+
+        Raises:
+            ConfigError: An adapter that tags no words.
+            DataError: A row that is longer than the base model can read.
+        """
+        if self.task_type is not TaskType.TOKEN_CLS:
+            raise ConfigError(f"An adapter for {self.task_type} tags no words.")
+        require_offsets(self.tokenizer, "Tags of words")
+        names = self._base.config.id2label
+        out: list[list[str | None]] = []
+        for words in encode_words(self.tokenizer, [list(row) for row in rows], self._positions):
+            if words.truncated:
+                raise DataError(
+                    f"A row of {len(words.first):,} words has more tokens than the base model "
+                    f"reads ({self._positions:,}): give it in parts."
+                )
+            with torch.no_grad():
+                said = self.model(**self._row(words.columns)).logits[0].argmax(-1).tolist()  # [T]
+            out.append([None if at is None else names[said[at]] for at in words.first])
+        return out
+
+    def extract(self, pairs: Sequence[tuple[str, str]]) -> list[Extract]:
+        """The answer to each question, out of the text beside it.
+
+        Args:
+            pairs: Question and text; long texts are read in windows, as in training.
+
+        Raises:
+            ConfigError: An adapter that finds no answers in texts.
+            DataError: A question that leaves no room for the text.
+        """
+        if self.task_type is not TaskType.QUESTION_ANS:
+            raise ConfigError(f"An adapter for {self.task_type} finds no answers in texts.")
+        require_offsets(self.tokenizer, "Answers in a text")
+        limit = min(self._positions, _WINDOW)
+        out: list[Extract] = []
+        for row, (question, text) in zip(
+            windows(self.tokenizer, list(pairs), limit), pairs, strict=True
+        ):
+            if not row:
+                raise DataError(
+                    f"There is nothing to read for the question {question[:60]!r}: it takes half "
+                    f"of the {limit:,} tokens that are read at a time, or the text is empty."
+                )
+            out.append(self._extract(row, text))
+        return out
+
+    def _extract(self, row: list[Window], text: str) -> Extract:
+        readings: list[Reading] = []
+        for window in row:
+            with torch.no_grad():
+                said = self.model(**self._row(window.columns))
+            place = slice(window.start, window.stop)
+            starts, ends = said.start_logits[0], said.end_logits[0]  # [T]
+            readings.append(read_window(starts, ends, place, window.nowhere, window.at))
+        span = best_span(readings)
+        if span is None:
+            return Extract("", None, min(reading.nowhere for reading in readings))
+        offsets = {w.at + i: place for w in row for i, place in enumerate(w.offsets)}
+        start, stop = offsets[span.first][0], offsets[span.last][1]
+        chance = max(reading.chance for reading in readings)
+        found = text[start:stop]
+        return Extract(found.strip(), start + len(found) - len(found.lstrip()), chance)
+
+    def _row(self, columns: dict[str, list[int]]) -> dict[str, Tensor]:
+        """One row as a batch: [1, T] each."""
+        device = self._base.device
+        inputs = {name: torch.tensor([ids], device=device) for name, ids in columns.items()}
+        return {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
 
     def _class_inputs(self, text: str, pair: str | None = None) -> dict[str, Tensor]:
         """One row, with the columns of training: [1, T] each."""

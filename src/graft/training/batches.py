@@ -33,7 +33,8 @@ class Batch:
     Attributes:
         inputs: Arguments of the model, each [B, ...].
         rows: B.
-        targets: Labels that count in the loss; the model's loss is the mean over these.
+        targets: Labels that count in the loss; the model's loss is the mean over these. A row of
+            QUESTION_ANS is one.
         tokens: Tokens that are no padding.
     """
 
@@ -50,12 +51,14 @@ def make_batch(rows: list[Any], collate: Collate, task_type: TaskType) -> Batch:
         DataError: Nothing in them can be learned.
     """
     inputs = collate(rows)
-    labels = inputs["labels"]
     if task_type is TaskType.CAUSAL_LM:
         # Nothing stands before the first token but, in some methods, virtual tokens: without it
         # the loss of every method is over the same tokens.
-        labels[:, 0] = IGNORE
-    targets = int((labels != IGNORE).sum())
+        inputs["labels"][:, 0] = IGNORE
+    if task_type is TaskType.QUESTION_ANS:
+        targets = len(rows)
+    else:
+        targets = int((inputs["labels"] != IGNORE).sum())
     if not targets:
         raise DataError(f"A batch of {len(rows)} rows has no label to learn; leave such rows out.")
     tokens = int(inputs["attention_mask"].sum())

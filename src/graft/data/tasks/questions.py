@@ -129,6 +129,7 @@ def _examples(row: list[Window], question: Question) -> list[Example | None]:
                 **{name: array(values) for name, values in window.columns.items()},
                 "start_positions": place[0] if place else window.nowhere,
                 "end_positions": place[1] if place else window.nowhere,
+                "nowhere": window.nowhere,
                 "context_start": window.start,
                 "context_stop": window.stop,
                 "context_at": window.at,
