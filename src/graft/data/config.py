@@ -75,7 +75,7 @@ class SourceConfig(BaseModel):
 
 def _at_home(path: Any) -> Any:
     """`path` with a `~` in it resolved, where it is one that lies here."""
-    here = isinstance(path, str) and not path.startswith(_HUBS)
+    here = isinstance(path, str) and path.startswith("~")
     return str(Path(path).expanduser()) if here else path
 
 
@@ -86,13 +86,10 @@ def _kind(value: Any) -> str:
 
 
 # Told apart by a function, so that a mistake in an entry is reported once, not once a kind.
-_Entry = Annotated[
-    Annotated[str, Tag("path")] | Annotated[SourceConfig, Tag("mapping")], Discriminator(_kind)
-]
+_Path = Annotated[str, Field(min_length=1), Tag("path")]
+_Entry = Annotated[_Path | Annotated[SourceConfig, Tag("mapping")], Discriminator(_kind)]
 _Entries = Annotated[
-    Annotated[str, Tag("path")]
-    | Annotated[SourceConfig, Tag("mapping")]
-    | Annotated[list[_Entry], Tag("list")],
+    _Path | Annotated[SourceConfig, Tag("mapping")] | Annotated[list[_Entry], Tag("list")],
     Discriminator(_kind),
 ]
 

@@ -142,8 +142,9 @@ def _catalogue(path: Path) -> dict[str, Any]:
 
 
 def _refuse_unsupported(described: dict[str, Any], where: str) -> None:
-    given = {key for key, value in described.items() if value}
-    given |= {key for key, value in (described.get("columns") or {}).items() if value}
+    columns = described.get("columns")
+    sections = [described, columns] if isinstance(columns, dict) else [described]
+    given = {key for section in sections for key, value in section.items() if value}
     # A name in LLaMA-Factory's own table that also lies on a hub names a script beside it.
     reachable = any(described.get(place) for place in _PLACES[:2])
     for key, why in _UNSUPPORTED.items():

@@ -131,6 +131,8 @@ def _explain_missing(path: Path, name: str, dataset_dir: str | None) -> None:
     """Refuse what is no file here but looks like something else that was meant."""
     if path.exists():
         return
+    if "://" in name:
+        hub_address(name)  # says what to write instead
     names = [part.strip() for part in name.split(",")]
     if len(names) > 1 and all(names):
         raise DataError(

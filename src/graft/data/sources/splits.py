@@ -171,7 +171,8 @@ def _splits_of(entry: dict[str, Any], files: list[str]) -> Splits:
             glob = _glob(str(PurePosixPath(base) / str(pattern)))
             found = [path for path in files if glob.fullmatch(path)]
             if found:
-                splits.setdefault(str(named.get("split", "train")), []).extend(found)
+                split = str(named.get("split", "train"))
+                splits[split] = list(dict.fromkeys([*splits.get(split, []), *found]))
     return splits
 
 

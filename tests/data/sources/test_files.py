@@ -34,7 +34,13 @@ def test_every_kind_gives_the_same_text(tmp_path: Path) -> None:
         str(tmp_path / "c.csv"),
         str(tmp_path / "d.parquet"),
         write(tmp_path / "lines.json", "\n".join(lines)),
+        write(tmp_path / "bom.jsonl", "\ufeff\n" + "\n".join(lines)),
+        write(tmp_path / "bom.json", "\ufeff" + json.dumps(ROWS, indent=1).replace("\n", "\r\n")),
+        write(tmp_path / "UPPER.JSONL", "\n".join(lines)),
     ]
+    content = (tmp_path / "c.csv").read_text(encoding="utf-8")
+    for name, end in (("unix.csv", "\n"), ("blank.csv", "\r\n\r\n")):
+        paths.append(write(tmp_path / name, content.replace("\r\n", end)))
     for path in paths:
         assert read_files([path]).items == ROWS, path
 
@@ -48,6 +54,32 @@ def test_a_column_that_only_later_rows_have_is_there(tmp_path: Path) -> None:
     rows = read_files([write(tmp_path / "a.jsonl", '{"a": 1}\n{"a": 2, "b": 3}')])
     assert rows.columns == ["a", "b"]
     assert rows.items == [{"a": 1}, {"a": 2, "b": 3}]
+
+
+def test_nothing_is_read_beyond_the_rows_that_are_wanted(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [0, 1]}), tmp_path / "a.parquet")
+    paths = [
+        str(tmp_path / "a.parquet"),
+        write(tmp_path / "b.jsonl", '{"n": 2}\n{"n": 3}\nbroken'),
+        write(tmp_path / "c.csv", "n\n4\n"),
+    ]
+    rows = read_files(paths, 4)
+    assert [row["n"] for row in rows.items] == [0, 1, 2, 3]
+    assert rows.files == [(Path(path), 2) for path in paths[:2]]
+    assert [row["n"] for row in read_files(paths, 1).items] == [0]
+    with pytest.raises(DataError, match="line 3: not JSON"):
+        read_files(paths, 5)
+
+
+def test_a_whole_character_in_two_escapes(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", json.dumps({"text": "🗼"}, ensure_ascii=True))
+    assert read_files([path]).items == [{"text": "🗼"}]
+
+
+def test_columns_of_parquet_that_are_lists_and_objects(tmp_path: Path) -> None:
+    items = [{"turns": [{"role": "user", "content": str(n)}], "n": n} for n in range(5000)]
+    pq.write_table(pa.Table.from_pylist(items), tmp_path / "a.parquet", row_group_size=700)
+    assert read_files([str(tmp_path / "a.parquet")]).items == items
 
 
 def test_a_cell_longer_than_the_csv_module_likes(tmp_path: Path) -> None:
@@ -78,6 +110,10 @@ def test_files_follow_each_other_and_rows_know_their_place(tmp_path: Path) -> No
         ("a.json", '{\n "a": 1\n}', "one object a line, or one list of objects"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", "line 3: 3 cells, but 2 columns"),
         ("a.csv", 'a,b\n1,"2\n', "not CSV"),
+        ("a.csv", 'a,b\n1,"x"y\n', "line 2: not CSV: a quote inside a quoted cell; write it twice"),
+        ("a.csv", "a,b\r1,2\r", "line 1: not CSV: its lines end in carriage returns alone"),
+        ("a.json", "[" * 100_000, "nested too deep"),
+        ("a.json", '{"a": 1}\n[1]', "line 2: expected an object, not a list"),
         ("a.csv", "a,a\n1,2\n", "two columns have the same name"),
         ("a.csv", "a,b\n", "is empty"),
         ("a.json", "[]", "is empty"),

@@ -8,10 +8,8 @@ from graft.data.config import FormatName
 from graft.data.formats import (
     FORMATS,
     find_format,
-    read_each,
+    read_batches,
     read_label,
-    read_messages,
-    read_pair,
     rename_columns,
 )
 from graft.data.sources import Row, Rows
@@ -20,10 +18,6 @@ from graft.errors import DataError
 
 def rows(*items: Row) -> Rows:
     return Rows(list(items), [(Path("f.jsonl"), len(items))])
-
-
-def turn(role: str, content: str) -> dict[str, str]:
-    return {"role": role, "content": content}
 
 
 @pytest.mark.parametrize(
@@ -117,101 +111,10 @@ def test_columns_that_do_not_exist() -> None:
         rename_columns(data, {"prompt": "questoin"})
 
 
-@pytest.mark.parametrize("nothing", [None, "", "absent"])
-def test_alpaca(nothing: str | None) -> None:
-    row = {"instruction": "Add.", "input": nothing, "output": "3", "history": nothing}
-    if nothing == "absent":
-        del row["input"], row["history"]
-    expected = [turn("user", "Add."), turn("assistant", "3")]
-    assert read_messages(row, "alpaca") == expected
-
-
-def test_alpaca_with_everything() -> None:
-    row = {
-        "system": "Be brief.",
-        "history": [["Hi", "Hello"], ["1+1", 2]],
-        "instruction": "Add.",
-        "input": "1 2",
-        "output": 3,
-    }
-    assert read_messages(row, "alpaca") == [
-        turn("system", "Be brief."),
-        turn("user", "Hi"),
-        turn("assistant", "Hello"),
-        turn("user", "1+1"),
-        turn("assistant", "2"),
-        turn("user", "Add.\n1 2"),
-        turn("assistant", "3"),
-    ]
-
-
-def test_sharegpt_roles() -> None:
-    said = [("system", "s"), ("human", "a"), ("gpt", "b"), ("user", "c"), ("assistant", "d")]
-    row = {"conversations": [{"from": who, "value": what} for who, what in said]}
-    roles = ["system", "user", "assistant", "user", "assistant"]
-    expected = [turn(role, what) for role, (_, what) in zip(roles, said, strict=True)]
-    assert read_messages(row, "sharegpt") == expected
-    row["conversations"] = row["conversations"][1:]
-    assert read_messages({**row, "system": "s"}, "sharegpt") == expected
-
-
-def test_messages_keep_what_templates_may_ask_for() -> None:
-    thought = {**turn("assistant", "b"), "reasoning_content": "why", "tool_calls": None}
-    read = read_messages({"messages": [turn("user", "a"), thought]}, "messages")
-    assert read[1] == {**turn("assistant", "b"), "reasoning_content": "why"}
-
-
-@pytest.mark.parametrize(
-    ("format_name", "row", "message"),
-    [
-        ("messages", {"messages": [turn("usr", "a")]}, "'usr' is not a role. Did you mean user"),
-        ("messages", {"messages": [{"content": "a"}]}, "None is not a role. Valid: "),
-        ("messages", {"messages": [turn("user", "a")]}, "no assistant turn"),
-        ("messages", {"messages": []}, "no assistant turn"),
-        ("messages", {"messages": "hi"}, "expected a list of turns"),
-        ("messages", {"messages": ["hi"]}, "expected a list of turns"),
-        ("messages", {"messages": [turn("user", "a"), turn("assistant", " ")]}, "turn is empty"),
-        ("messages", {"messages": [turn("assistant", "a")]}, "begins with an assistant turn"),
-        ("messages", {"messages": [{"role": "user", "content": [1]}]}, "expected text, not a list"),
-        ("sharegpt", {"conversations": [{"from": "bot", "value": "a"}]}, "'bot' is not a role"),
-        ("alpaca", {"instruction": "a", "output": None}, "output is empty: fill it in, or remove"),
-        ("alpaca", {"instruction": True, "output": "a"}, "instruction: expected text, not true"),
-        ("alpaca", {"instruction": "a", "output": "b", "history": 3}, "[user, assistant] pairs"),
-        ("alpaca", {"instruction": "a", "output": "b", "history": ["x"]}, "entry 1: expected a ["),
-        ("prompt_completion", {"prompt": "a", "completion": " "}, "completion is empty"),
-    ],
-)
-def test_rows_without_something_to_learn(format_name: str, row: Row, message: str) -> None:
-    with pytest.raises(DataError) as error:
-        read_messages(row, format_name)
-    assert message in str(error.value)
-
-
-def test_pairs() -> None:
-    assert read_pair({"prompt": "a", "completion": "b"}, "prompt_completion") == ("a", "b")
-    row = {"system": "s", "instruction": "i", "input": "j", "output": "o"}
-    assert read_pair(row, "alpaca") == ("s\ni\nj", "o")
-
-
-def test_labels() -> None:
-    assert read_label({"text": "a", "label": 3}) == ("a", None, "3")
-    assert read_label({"text": "a", "text_pair": "b", "label": "x"}) == ("a", "b", "x")
-    for row, message in [
-        ({"text": "a", "label": None}, "no label"),
-        ({"text": "a", "label": ""}, "no label"),
-        ({"text": "a"}, "no label"),
-        ({"text": "a", "label": 0.5}, "0.5: expected text or a whole number"),
-        ({"text": "", "label": 1}, "text is empty"),
-    ]:
-        with pytest.raises(DataError) as error:
-            read_label(row)
-        assert message in str(error.value)
-
-
 def test_all_bad_rows_are_named_at_once() -> None:
     data = rows(*[{"text": "a", "label": "x" if index % 2 else None} for index in range(16)])
     with pytest.raises(DataError) as error:
-        read_each(data, read_label)
+        list(read_batches(data, read_label, 2))
     assert str(error.value) == (
         "row 1 of f.jsonl: no label: add it, or remove the row. "
         "7 more cannot be used: row 3, row 5, row 7, row 9, row 11, ..."
@@ -220,3 +123,33 @@ def test_all_bad_rows_are_named_at_once() -> None:
 
 def test_every_format_can_be_asked_for() -> None:
     assert set(get_args(FormatName)) == {"auto", *FORMATS}
+
+
+@pytest.mark.parametrize(
+    ("given", "columns", "expected"),
+    [
+        ("tokens ner_tags", {}, "tokens tags"),
+        ("tokens labels", {}, "tokens tags"),
+        ("tokens labels ner_tags", {}, "tokens labels tags"),
+        ("tokens tags ner_tags", {}, "tokens tags ner_tags"),
+        ("labels", {}, "labels"),  # without tokens it may be anything
+        ("context question answer answer_start", {}, "context question answer_start answers"),
+        ("answer", {}, "answer"),
+        ("text_b", {}, "text_b"),
+        ("words ner_tags", {"tokens": "words"}, "tokens tags"),
+        ("q a", {"query": "q", "response": "a"}, "input output"),
+        ("p q a", {"prompt": "p", "query": "q", "response": "a"}, "instruction input output"),
+        ("p a", {"prompt": "p", "completion": "a"}, "prompt completion"),
+        (
+            "p a h",
+            {"instruction": "p", "response": "a", "history": "h"},
+            "instruction output histo",
+        ),
+    ],
+)
+def test_names_of_columns(given: str, columns: dict[str, str], expected: str) -> None:
+    renamed = rename_columns(rows({name: name for name in given.split()}), columns)
+    assert " ".join(renamed.columns).startswith(expected)
+    for name, value in renamed.items[0].items():
+        assert value == columns.get(name, value)
+    assert len(renamed.columns) == len(given.split())
