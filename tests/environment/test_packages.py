@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -60,6 +62,11 @@ def test_the_tested_set_is_what_graft_needs():
     [
         (made(installed=None), "error", "pip install 'accelerate>=1.10'"),
         (made(installed="1.9.3"), "error", "pip install --upgrade 'accelerate>=1.10'"),
+        (
+            made(installed="1.16.0", fault="ImportError: no symbol"),
+            "error",
+            "pip install --force-reinstall accelerate==1.16.0",
+        ),
         (made(installed="1.16.0"), "hint", "pip install accelerate==1.15.0"),
         (made(installed="2.0"), "hint", "pip install accelerate==1.15.0"),
         (
@@ -73,7 +80,7 @@ def test_what_is_wrong_with_a_version(package, severity, cure):
     (problem,) = package_problems([package])
     assert (problem.severity, problem.cure) == (severity, cure)
     assert "accelerate" in problem.what
-    assert package.installed is None or package.installed in problem.what
+    assert package.fault or (package.installed or "not installed") in problem.what
 
 
 @pytest.mark.parametrize(
@@ -97,6 +104,42 @@ def test_all_that_is_newer_is_one_hint():
     packages = [made(name=name, installed="2.0") for name in ("accelerate", "peft")]
     (problem,) = package_problems(packages)
     assert problem.cure == "pip install accelerate==1.15.0 peft==1.15.0"
+
+
+def test_what_breaks_others_is_one_error():
+    fault = "ImportError: no symbol"
+    packages = [made(name=name, fault=fault) for name in ("torch", "accelerate")]
+    (problem,) = package_problems(packages)
+    assert problem.what == "torch, accelerate cannot be imported: ImportError: no symbol."
+    assert problem.cure == "pip install --force-reinstall torch==1.15.0"
+
+
+def test_packages_that_are_broken(tmp_path):
+    """Whatever they are, the doctor goes on and names them."""
+    (tmp_path / "torch.py").write_text("raise OSError('libcudart.so is gone')")
+    (tmp_path / "huggingface_hub.py").write_text("raise RuntimeError('made for another.')")
+    code = (
+        "from graft.environment import examine\n"
+        "found = examine(timeout=0.0)\n"
+        "print(*(p.what for p in found.problems if p.severity == 'error'), sep='\\n')\n"
+        "print(found.torch.version, [hub.reachable for hub in found.hubs], found.works)"
+    )
+    environ = {
+        "PYTHONPATH": f"{tmp_path}:{ROOT / 'src'}",
+        "MODELSCOPE_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_OFFLINE": "1",
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environ, check=True
+    )
+    assert done.stderr == ""
+    *errors, facts = done.stdout.splitlines()
+    assert errors[0].startswith("torch")
+    assert errors[0].endswith("cannot be imported: OSError: libcudart.so is gone.")
+    (hub,) = (error for error in errors if "huggingface_hub" in error)
+    assert hub.endswith("cannot be imported: RuntimeError: made for another.")
+    assert facts == "None [None, None] False"
 
 
 def test_graft_that_is_not_installed():

@@ -48,7 +48,6 @@ class Question:
     """
 
     def __init__(self, environ: Mapping[str, str], timeout: float) -> None:
-        self._deadline = time.monotonic() + timeout
         self._timeout = timeout
         self._hubs = {
             "Hugging Face": environ.get("HF_ENDPOINT") or _HUGGING_FACE,
@@ -57,7 +56,12 @@ class Question:
         # What a client's error may repeat.
         self._addresses = [*self._hubs.values(), *filter(None, proxies(environ).values())]
         self._not_asked = {"Hugging Face": "HF_HUB_OFFLINE is set"} if is_offline(environ) else {}
+        try:
+            import huggingface_hub.utils  # noqa: F401  before the time begins to run
+        except Exception:  # a package may fail in any way, and that is a problem of its own
+            self._not_asked = dict.fromkeys(self._hubs, "huggingface_hub cannot be imported")
         self._answers: queue.Queue[Hub] = queue.Queue()
+        self._deadline = time.monotonic() + timeout
         for name in self._hubs.keys() - self._not_asked:
             # As daemons, for what a timeout does not end: a name server that does not answer.
             threading.Thread(target=self._ask, args=(name,), daemon=True).start()

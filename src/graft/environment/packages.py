@@ -1,4 +1,4 @@
-"""Versions of packages: installed, tested, and the oldest that graft works with.
+"""Packages: whether they can be imported, and the versions installed, tested and needed.
 
 The tested set is `tested.txt`, the copy of the repository's constraints.txt that is installed
 with graft. The oldest versions are those of graft's own metadata.
@@ -6,9 +6,10 @@ with graft. The oldest versions are those of graft's own metadata.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import import_module, metadata, resources
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -22,6 +23,7 @@ __all__ = ["DISTRIBUTION", "Package", "look_at_packages", "package_problems", "v
 DISTRIBUTION = "graft-peft"
 _DEVELOPMENT = "dev"  # the extra that a user of graft has no need of
 _BESIDE = ("tokenizers", "peft")  # not imported by graft; the first matters, the second is shown
+_MODULES = {"pyyaml": "yaml"}  # where the module has another name
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Package:
         needed: The versions that graft works with, as `>=5.24`; empty where it states none.
         extra: The extra of graft that needs it, as `quant`; None where graft always does.
         optional: Whether graft works without it.
+        fault: Why it cannot be imported; None where it can, is not installed, or is optional.
     """
 
     name: str
@@ -43,16 +46,27 @@ class Package:
     needed: str
     extra: str | None = None
     optional: bool = False
+    fault: str | None = None
 
 
 def look_at_packages() -> tuple[Package, ...]:
-    """The packages that graft needs or can use; none where graft is not installed."""
+    """The packages that graft needs, which are imported, and those that it can use.
+
+    There are none where graft itself is not installed: its metadata names them.
+    """
     tested = versions_tested()
     found = {}
     for name, needed, extra in _requirements():
         optional = extra is not None or name in _BESIDE
-        version = tested.get(canonicalize_name(name))
-        found[name] = Package(name, _version(name), version, needed, extra, optional)
+        found[name] = Package(
+            name,
+            version := _version(name),
+            tested.get(canonicalize_name(name)),
+            needed,
+            extra,
+            optional,
+            None if optional or version is None else _fault(name),
+        )
     return tuple(found.values())
 
 
@@ -69,6 +83,7 @@ def package_problems(packages: Sequence[Package]) -> list[Problem]:
         what = f"graft is not installed (no metadata of {DISTRIBUTION}): its needs are not known."
         return [Problem("warning", what, "pip install -e .  # in the folder of pyproject.toml")]
     problems, newer = [], []
+    broken: dict[str, list[Package]] = {}  # one that is broken breaks those that import it
     for package in packages:
         needed = f"'{package.name}{package.needed}'"
         if package.installed is None:
@@ -79,8 +94,14 @@ def package_problems(packages: Sequence[Package]) -> list[Problem]:
             what = f"{package.name} {package.installed} is not {package.needed}, which graft needs."
             severity = "warning" if package.optional else "error"
             problems.append(Problem(severity, what, f"pip install --upgrade {needed}"))
+        elif package.fault is not None:
+            broken.setdefault(package.fault, []).append(package)
         elif package.tested is not None and _is_newer(package.installed, package.tested):
             newer.append(package)
+    for fault, group in broken.items():
+        names = ", ".join(package.name for package in group)
+        cure = f"pip install --force-reinstall {group[0].name}=={group[0].installed}"
+        problems.append(Problem("error", f"{names} cannot be imported: {fault}.", cure))
     if newer:
         names = ", ".join(f"{package.name} {package.installed}" for package in newer)
         pins = " ".join(f"{package.name}=={package.tested}" for package in newer)
@@ -113,6 +134,16 @@ def _version(name: str) -> str | None:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return None
+
+
+def _fault(name: str) -> str | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import_module(_MODULES.get(name, name))
+    except Exception as error:  # a package may fail in any way
+        return f"{type(error).__name__}: {error}".partition("\n")[0].rstrip(".")
+    return None
 
 
 def _is_newer(installed: str, tested: str) -> bool:

@@ -71,8 +71,8 @@ def examine(timeout: float = 3.0) -> Environment:
     environ = os.environ
     question = Question(environ, timeout)
     machine = look_at_machine()
-    torch = look_at_torch(machine)
     packages = look_at_packages()
+    torch = look_at_torch(machine)
     folders = tuple(_folders(environ))
     plain_names = _plain_names()
     hubs = question.answers()
@@ -106,7 +106,7 @@ def _version() -> str | None:
 
 def _folders(environ: Mapping[str, str]) -> Iterator[Folder]:
     yield look_at_folder("the current folder", Path(), None, count=False)
-    with suppress(ImportError):  # of a package that is missing: a problem of its own
+    with suppress(Exception):  # of a package that is missing or broken: a problem of its own
         from huggingface_hub import constants
 
         home, cache = Path(constants.HF_HOME), Path(constants.HF_HUB_CACHE)
@@ -115,14 +115,14 @@ def _folders(environ: Mapping[str, str]) -> Iterator[Folder]:
             yield look_at_folder("models of Hugging Face", cache, "HF_HUB_CACHE")
     modelscope = Path(environ.get("MODELSCOPE_CACHE") or "~/.cache/modelscope")
     yield look_at_folder("cache of ModelScope", modelscope, "MODELSCOPE_CACHE")
-    with suppress(ImportError):
+    with suppress(Exception):
         from graft.data.cache import cache_folder
 
         yield look_at_folder("tokenised rows of graft", cache_folder(), "GRAFT_CACHE")
 
 
 def _plain_names() -> str | None:
-    with suppress(ImportError):
+    with suppress(Exception):
         from graft.download.address import hub_address
 
         return hub_address("ORG/NAME").hub

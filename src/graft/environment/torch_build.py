@@ -51,7 +51,7 @@ class Torch:
         threads: Threads of an operation on the CPU.
         devices: What it can use, the CPU first.
         gpus: NVIDIA GPUs that the driver's own tool sees, with the driver's version.
-        complaint: Why it cannot be imported, or what it says of a GPU that it cannot use.
+        complaint: What it says of a GPU that it cannot use.
         driver_fault: What the driver's own tool says where it fails.
     """
 
@@ -69,8 +69,8 @@ def look_at_torch(machine: Machine) -> Torch:
     gpus, fault = _gpus_of_the_driver()
     try:
         import torch
-    except (ImportError, OSError) as error:  # OSError: a library that it is linked to
-        return Torch(None, None, 0, (), gpus, f"{type(error).__name__}: {error}", fault)
+    except Exception:  # a problem of the package
+        return Torch(None, None, 0, (), gpus, None, fault)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         torch.cuda.is_available()  # says what is wrong with a driver
@@ -96,12 +96,13 @@ def look_at_torch(machine: Machine) -> Torch:
 def torch_problems(
     found: Torch, usable_cores: int, environ: Mapping[str, str], platform: str = sys.platform
 ) -> list[Problem]:
-    """A torch that cannot be imported, or cannot use the GPU that is there."""
-    if found.version is None:
-        again = "pip install --force-reinstall torch"
-        return [Problem("error", f"torch cannot be imported ({found.complaint}).", again)]
+    """A torch that cannot use the GPU that is there, and what slows it."""
     problems = []
-    if found.gpus and not any(device.name.startswith("cuda") for device in found.devices):
+    if (
+        found.version
+        and found.gpus
+        and not any(device.name.startswith("cuda") for device in found.devices)
+    ):
         problems.append(_unused_gpu(found, environ.get("CUDA_VISIBLE_DEVICES"), platform))
     if found.driver_fault:
         cure = "sudo reboot  # after an update of the driver; else install it again"
