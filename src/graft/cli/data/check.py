@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.data.source import Model, Settings, Source, Task, find_run
+from graft.cli.data.arguments import Model, Settings, Source, Task, find_run
+from graft.cli.data.lines import indented
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,23 +35,25 @@ def check(
 
     run = find_run(source, settings, model, task_type)
     quieten()
+    from rich.console import Console
+
     from graft.data.check import check_data
     from graft.hub import load_tokenizer
 
-    report = check_data(
-        run.data,
-        load_tokenizer(run.base_model, run.revision),
-        run.task_type,
-        seed=run.train.seed,
-        positions=_positions(run),
-        virtual_tokens=_virtual_tokens(run),
-        rows_per_step=run.train.per_device_train_batch_size * run.train.gradient_accumulation_steps,
-    )
+    with Console(stderr=True).status("reading") as status:  # on a terminal only
+        report = check_data(
+            run.data,
+            load_tokenizer(run.base_model, run.revision),
+            run.task_type,
+            seed=run.train.seed,
+            positions=_positions(run),
+            virtual_tokens=_virtual_tokens(run),
+            rows_per_step=_rows_per_step(run),
+            tell=status.update,
+        )
     if as_json:
         typer.echo(json.dumps(asdict(report), indent=2, ensure_ascii=False))
     else:
-        from rich.console import Console
-
         _print(report, Console(highlight=False, markup=False, soft_wrap=True))
     if report.spoiled:
         raise typer.Exit(1)
@@ -71,25 +74,31 @@ def _virtual_tokens(run: RunConfig) -> int:
     return getattr(run.adapter.peft_config(run.task_type), "num_virtual_tokens", 0)
 
 
+def _rows_per_step(run: RunConfig) -> int:
+    return run.train.per_device_train_batch_size * run.train.gradient_accumulation_steps
+
+
 def _print(report: Report, console: Console) -> None:
     from rich.text import Text
 
     for name, rows in report.sources.items():
-        console.print(Text(name, "bold").append(f"  {_rows(rows)}", "not bold"))
+        console.print(Text().append(name, "bold").append(f"  {_rows(rows)}"))
     console.print()
     console.print(_table(report))
     for finding in report.findings:
         console.print()
-        for line in _lines(finding):
-            console.print(line)
+        for text, first in _paragraphs(finding):
+            for line in indented(text, console, 8, first):
+                console.print(line)
     spoils = sum(finding.severity == "spoils" for finding in report.findings)
     remarks = len(report.findings) - spoils
-    console.print()
+    verdict = Text()
     if spoils:
-        verdict = f"{spoils} finding{'s' * (spoils > 1)} would spoil the run"
-        console.print(Text(verdict, "bold red").append(f"; {_remarks(remarks)}", "not bold"))
+        verdict.append(f"{spoils} finding{'s' * (spoils > 1)} would spoil the run", "bold red")
     else:
-        console.print(Text("nothing would spoil the run", "bold").append(f"; {_remarks(remarks)}"))
+        verdict.append("nothing would spoil the run", "bold")
+    console.print()
+    console.print(verdict.append(f"; {remarks or 'no'} remark{'s' * (remarks != 1)}"))
 
 
 def _table(report: Report) -> Table:
@@ -97,7 +106,7 @@ def _table(report: Report) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
-    for name in ("rows", "tokens", "min", "median", "p95", "max", "trained", "cut"):
+    for name in ("examples", "tokens", "min", "median", "p95", "max", "trained", "cut"):
         table.add_column(name, justify="right", no_wrap=True)
     for name, side in (("train", report.train), ("eval", report.eval)):
         if side is None:
@@ -108,20 +117,34 @@ def _table(report: Report) -> Table:
     return table
 
 
-def _lines(finding: Finding) -> Iterator[Text]:
+def _paragraphs(finding: Finding) -> Iterator[tuple[Text, int]]:
+    """What to print of a finding, and where each paragraph begins."""
     from rich.text import Text
 
     spoils = finding.severity == "spoils"
     unit = finding.unit.removesuffix("s") if finding.count == 1 else finding.unit
-    yield (
-        Text("SPOILS" if spoils else "remark", "bold red" if spoils else "bold yellow")
-        .append(f"  {finding.name}: ", "bold default")
-        .append(f"{finding.count:,} {unit} ({_share(finding.share)}): {finding.what}", "default")
-    )
-    if finding.where:
-        more = ", ..." if finding.count > len(finding.where) else ""
-        yield Text(f"        {', '.join(finding.where)}{more}", "dim")
-    yield Text(f"        -> {finding.cure}")
+    text = Text()
+    text.append("SPOILS" if spoils else "remark", "bold red" if spoils else "bold yellow")
+    text.append(f"  {finding.name}: ", "bold")
+    text.append(f"{finding.count:,} {unit} ({_share(finding.share)}): {finding.what}")
+    yield text, 0
+    for place in _places(finding):
+        yield Text(place, "dim"), 8
+    yield Text(f"-> {finding.cure}"), 8
+
+
+def _places(finding: Finding) -> Iterator[str]:
+    """The rows, file by file: `FILE: rows 3, 7 (as 2), ...`."""
+    rows: dict[str, list[str]] = {}
+    for index, place in enumerate(finding.where):
+        file, _, row = place.rpartition(":")
+        if finding.like:
+            other, _, twin = finding.like[index].rpartition(":")
+            row += f" (as {twin})" if other == file else f" (as {other}:{twin})"
+        rows.setdefault(file, []).append(row)
+    for file, numbers in rows.items():
+        more = ", ..." if finding.count > len(finding.where) and file == [*rows][-1] else ""
+        yield f"{file}: row{'s' * (len(numbers) > 1)} {', '.join(numbers)}{more}"
 
 
 def _share(share: float) -> str:
@@ -130,7 +153,3 @@ def _share(share: float) -> str:
 
 def _rows(count: int) -> str:
     return f"{count:,} row{'s' * (count != 1)}"
-
-
-def _remarks(count: int) -> str:
-    return f"{count or 'no'} remark{'s' * (count != 1)}"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.data.source import Model, Settings, Source, Task, find_run
+from graft.cli.data.arguments import Model, Settings, Source, Task, find_run
+from graft.cli.data.lines import indented
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,20 +66,21 @@ def _print(found: Preview, console: Console) -> None:
 
     rows = f"{found.rows:,} row{'s' if found.rows != 1 else ''}"
     console.print(Text(found.name, "bold"))
-    console.print(
+    about = (
         f"{rows}, format {found.format}, {found.task_type}, {found.template}, "
         f"at most {found.limit:,} tokens"
     )
+    for line in indented(Text(about), console, 0):
+        console.print(line)
     for shown in found.shown:
         console.print()
-        console.print(_heading(shown))
+        for line in indented(_heading(shown), console, 2, first=0):
+            console.print(line)
         for side in shown.sides:
             if side.name:
                 console.print(Text(f"  {side.name}", "dim"))
-            # Wrapped here: a terminal would break lines without the indent, and within colours.
-            width = max(20, console.width - 2) if console.is_terminal else None
-            for line in _lines(_marked(side, found.task_type, console), width, console):
-                console.print(Text("  ") + line)
+            for line in indented(_marked(side, found.task_type, console), console, 2):
+                console.print(line)
     if found.more:
         console.print(f"\n  and {found.more:,} more of this row")
     console.print()
@@ -89,15 +90,10 @@ def _heading(shown: Shown) -> Text:
     from rich.text import Text
 
     part = f", part {shown.part[0]} of {shown.part[1]}" if shown.part else ""
-    text = Text(f"row {shown.row}{part}", "bold")
+    text = Text().append(f"row {shown.row}{part}", "bold")
     for fact in shown.facts:
-        text.append("  ").append(fact.text, "not bold" if fact.good else "not bold red")
+        text.append("  ").append(fact.text, "" if fact.good else "red")
     return text
-
-
-def _lines(text: Text, width: int | None, console: Console) -> Iterator[Text]:
-    for line in text.split("\n", allow_blank=True):
-        yield from [line] if width is None else line.wrap(console, width) or [line]
 
 
 def _marked(side: Side, task_type: TaskType, console: Console) -> Text:

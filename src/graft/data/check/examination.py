@@ -44,11 +44,11 @@ def check_data(
     - always: rows longer than the base model has positions, labels that only the evaluation has,
       one label alone, nothing left to learn;
     - from 1 % of the rows on, below which it is a slip: no end token after an answer, a beginning
-      token twice, evaluation rows whose prompt is trained;
+      token twice;
+    - from 5 % on: evaluation rows whose prompt is trained, unknown tokens;
     - from 25 % of the rows on, below which it is a matter of degree: answers cut at the length,
       rows that are dropped because nothing is left to learn, empty prompts, broken characters,
-      special tokens in the text of turns, the same text with different labels;
-    - from 5 % of the tokens on: unknown ones.
+      special tokens in the text of turns, the same text with different labels.
 
     All else is a remark: rows cut at the length, duplicates, the same prompt with different
     answers, one label that rules or one that is rare, a script that is spelled in bytes, fewer
@@ -81,9 +81,13 @@ def check_data(
     held = _held(sources, learned, config.eval_fraction, seed)
     examples = gather(sources, places, held, task_type)
     limit = sources[0].limit
+    # Where the tokenizer says less than max_length, the model reads no more.
+    own = positions is not None and limit >= positions - virtual_tokens
+    may_raise = limit == config.max_length and not own
+    room = "raise max_length" if may_raise else "the base model reads no more: shorten the rows"
     findings = [
-        *_dropped(sources, places, limit),
-        *token_findings(examples, tokenizer, limit, positions, virtual_tokens),
+        *_dropped(sources, places, limit, room),
+        *token_findings(examples, tokenizer, limit, room, positions, virtual_tokens),
         *overlap_findings(examples),
         *label_findings(examples),
         *texts.findings(),
@@ -99,7 +103,7 @@ def check_data(
     )
 
 
-def _held(sources: Sequence[EncodedSource], learned: int, fraction: float, seed: int) -> np.ndarray:
+def _held(sources: list[EncodedSource], learned: int, fraction: float, seed: int) -> np.ndarray:
     """Whether each example is to evaluate on; the first `learned` sources are to train on."""
     train = sources[:learned]
     if not any(len(encoded.rows) for encoded in train):
@@ -134,7 +138,7 @@ def _side(examples: Examples, chosen: np.ndarray) -> Side:
 
 
 def _dropped(
-    sources: Sequence[EncodedSource], places: Sequence[Rows], limit: int
+    sources: Sequence[EncodedSource], places: Sequence[Rows], limit: int, room: str
 ) -> Iterator[Finding]:
     dropped = [
         (rows, index)
@@ -149,8 +153,8 @@ def _dropped(
             severity(share, MANY),
             len(dropped),
             share,
-            f"nothing is left to learn in the first {limit:,} tokens, so they are dropped",
-            "raise max_length, shorten the prompts, or remove the rows",
+            f"dropped, as nothing is left to learn in the first {limit:,} tokens",
+            f"{room}, shorten the prompts, or remove the rows",
             tuple(f"{file}:{row}" for file, row in first),
         )
 

@@ -10,7 +10,6 @@ from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from graft.config import TaskType
 from graft.data.encoding import EncodedSource
@@ -19,7 +18,7 @@ from graft.data.template import IGNORED
 
 __all__ = ["Examples", "gather"]
 
-_SHOWN = 5  # rows named in a finding
+_SHOWN = 5  # examples whose rows a finding names
 
 
 @dataclass(frozen=True)
@@ -81,13 +80,12 @@ class Examples:
 
     def where(self, chosen: np.ndarray) -> tuple[str, ...]:
         """The places of the first examples that are marked."""
-        found: dict[str, None] = {}
-        for index in np.flatnonzero(chosen):
-            file, row = self.rows[self.source[index]].place(int(self.row[index]))
-            found[f"{file}:{row}"] = None
-            if len(found) == _SHOWN:
-                break
-        return tuple(found)
+        return tuple(dict.fromkeys(map(self.place, np.flatnonzero(chosen)[:_SHOWN].tolist())))
+
+    def place(self, index: int) -> str:
+        """`FILE:ROW`, where example `index` came from."""
+        file, row = self.rows[self.source[index]].place(int(self.row[index]))
+        return f"{file}:{row}"
 
 
 def gather(
@@ -105,10 +103,10 @@ def gather(
         columns = [_joined([table[n] for table in tables]) for n in _SPAN]
         said = [b"%d %d" % span for span in zip(*(c.to_pylist() for c in columns), strict=True)]
     elif task_type is TaskType.SEQ_CLS:
-        labels = _joined([table["labels"] for table in tables])
-        said = [str(label).encode() for label in labels.to_pylist()]
+        labels = names = _joined([table["labels"] for table in tables])
+        said = [str(label).encode() for label in names.to_pylist()]
     elif task_type is TaskType.TOKEN_CLS:
-        labels = _joined([pc.list_flatten(table["labels"]) for table in tables])
+        labels = pa.concat_arrays([c.flatten() for t in tables for c in t["labels"].chunks])
         said = _digests(_codes(labels), bounds)
     elif task_type is TaskType.SEQ_2_SEQ_LM:
         answers, answer_bounds = _flat([table["labels"] for table in tables])
@@ -157,7 +155,7 @@ def _flat(columns: Sequence[pa.ChunkedArray]) -> tuple[np.ndarray, np.ndarray]:
     for column in columns:
         for chunk in column.chunks:
             values.append(chunk.flatten().to_numpy())
-            lengths.append(pc.list_value_length(chunk).to_numpy())
+            lengths.append(chunk.value_lengths().to_numpy())
     return np.concatenate(values), np.cumsum(np.concatenate(lengths))
 
 
@@ -165,7 +163,7 @@ def _codes(labels: pa.Array) -> np.ndarray:
     """A number for each label, the same wherever the label stands; -1 for none."""
     coded = labels.dictionary_encode()
     numbers = [crc32(str(label).encode()) for label in coded.dictionary.to_pylist()]
-    indices = pc.fill_null(coded.indices, -1).to_numpy()
+    indices = coded.indices.fill_null(-1).to_numpy()
     return np.array([*numbers, -1], np.int64)[indices].astype(np.int64)
 
 

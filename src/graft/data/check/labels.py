@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pyarrow.compute as pc
 
 from graft.config import TaskType
 from graft.data.check.examples import Examples
@@ -23,7 +22,7 @@ def count_labels(examples: Examples, chosen: np.ndarray) -> dict[str, int]:
         return {}
     if examples.task_type is TaskType.TOKEN_CLS:
         chosen = np.repeat(chosen, np.diff(examples.bounds))
-    counted = pc.value_counts(examples.labels.filter(chosen).drop_null()).to_pylist()
+    counted = examples.labels.filter(chosen).drop_null().value_counts().to_pylist()
     pairs = [(str(entry["values"]), int(entry["counts"])) for entry in counted]
     return dict(sorted(pairs, key=lambda pair: (-pair[1], pair[0])))
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FAULT", "MANY", "Finding", "Report", "Side", "severity"]
+__all__ = ["FAULT", "MANY", "SOME", "Finding", "Report", "Side", "severity"]
 
 Severity = Literal["spoils", "remark"]
 
-# Shares of rows from which a finding spoils the run. What should not be there at all is a slip in a
-# few rows and a broken file in more; what is a matter of degree is bad where it is the rule.
+# Shares from which a finding spoils the run. What should not be there at all is a slip in a few
+# rows and a broken file in more; what flatters or hides is felt from some on; what is a matter of
+# degree is bad where it is common.
 FAULT = 0.01
+SOME = 0.05
 MANY = 0.25
 
 
@@ -28,6 +30,7 @@ class Finding:
         what: What is so about them.
         cure: What to do.
         where: The first of the rows, as `FILE:ROW`, rows counted from 1.
+        like: For each of them the row that it is like; empty where that is not the point.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Finding:
     what: str
     cure: str
     where: tuple[str, ...] = ()
+    like: tuple[str, ...] = ()
     unit: str = "rows"
 
 

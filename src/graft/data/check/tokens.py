@@ -9,7 +9,7 @@ import numpy as np
 
 from graft.config import TaskType
 from graft.data.check.examples import Examples
-from graft.data.check.report import FAULT, MANY, Finding, severity
+from graft.data.check.report import FAULT, MANY, SOME, Finding, severity
 from graft.data.preview.pieces import special_ids
 
 if TYPE_CHECKING:
@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["token_findings"]
 
-_UNKNOWN = (0.005, 0.05)  # shares of tokens from which the unknown are a remark, and spoil the run
+_UNKNOWN = 0.005  # share of tokens from which unknown ones are worth a word
 
 
 def token_findings(
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
     limit: int,
+    room: str,
     positions: int | None,
     virtual_tokens: int,
 ) -> Iterator[Finding]:
@@ -33,10 +34,11 @@ def token_findings(
         examples: The examples.
         tokenizer: Whose tokens they are.
         limit: To how many tokens they were cut.
+        room: What to do for more of them.
         positions: How many the base model has; None where that is unknown or has no end.
         virtual_tokens: How many the adapter takes of them.
     """
-    yield from _ends(examples, tokenizer, limit)
+    yield from _ends(examples, tokenizer, limit, room)
     yield from _beginnings(examples, tokenizer)
     if positions is not None:
         yield from _lengths(examples, positions, virtual_tokens)
@@ -44,51 +46,54 @@ def token_findings(
     yield from _spelled(examples, tokenizer)
 
 
-def _ends(examples: Examples, tokenizer: PreTrainedTokenizerBase, limit: int) -> Iterator[Finding]:
+def _ends(
+    examples: Examples, tokenizer: PreTrainedTokenizerBase, limit: int, room: str
+) -> Iterator[Finding]:
     """Answers that do not end, because they were cut or because nothing ends them."""
     total = len(examples)
     cut = examples.truncated
-    if cut.any():
-        yield Finding(
-            "truncated-rows",
-            "remark",
-            int(cut.sum()),
-            cut.sum() / total,
-            f"longer than {limit:,} tokens, and cut",
-            "raise max_length if the memory allows, or shorten the rows",
-            examples.where(cut),
-        )
-    if not len(examples.answers):
-        return
     learned, bounds = examples.learned, examples.answer_bounds
-    last = np.append(~learned[1:], True)
-    last[bounds[1:] - 1] = True  # where an example ends, its answer does
-    open_ = learned & last & ~_marked(examples.answers, special_ids(tokenizer))
-    at_the_cut = np.zeros(len(open_), bool)
-    at_the_cut[bounds[1:] - 1] = cut
-    cut_answers = examples.count(open_ & at_the_cut, bounds) > 0
-    if cut_answers.any():
-        share = cut_answers.sum() / total
+    unended = np.zeros(total, bool)
+    if len(learned):
+        final = bounds[1:] - 1
+        last = np.append(~learned[1:], True)
+        last[final] = True  # where an example ends, its answer does
+        open_ = learned & last & ~_marked(examples.answers, special_ids(tokenizer))
+        unended = open_[final] & cut
+        open_[final[cut]] = False
+        endless = (examples.count(open_, bounds) > 0) & ~examples.blocks
+        if endless.any():
+            share = endless.sum() / total
+            yield Finding(
+                "missing-end-token",
+                severity(share, FAULT),
+                int(endless.sum()),
+                share,
+                "no end token follows an answer, so the model would learn not to stop",
+                "use a chat template that ends each assistant turn with a special token",
+                examples.where(endless),
+            )
+    if unended.any():
+        share = unended.sum() / total
         yield Finding(
             "truncated-answers",
             severity(share, MANY),
-            int(cut_answers.sum()),
+            int(unended.sum()),
             share,
             f"the answer is cut at {limit:,} tokens, so its end is never learned",
-            "raise max_length, or leave the longest rows out",
-            examples.where(cut_answers),
+            f"{room}, or leave the longest rows out",
+            examples.where(unended),
         )
-    endless = (examples.count(open_ & ~at_the_cut, bounds) > 0) & ~examples.blocks
-    if endless.any():
-        share = endless.sum() / total
+    others = cut & ~unended
+    if others.any():
         yield Finding(
-            "missing-end-token",
-            severity(share, FAULT),
-            int(endless.sum()),
-            share,
-            "no end token follows an answer, so the model would learn not to stop",
-            "use a chat template that ends each assistant turn with a special token",
-            examples.where(endless),
+            "truncated-rows",
+            "remark",
+            int(others.sum()),
+            others.sum() / total,
+            f"longer than {limit:,} tokens, and cut",
+            f"{room}, or see that what matters comes first",
+            examples.where(others),
         )
 
 
@@ -140,11 +145,10 @@ def _unknown(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterator
         return
     hits = examples.ids == unknown
     share = hits.sum() / max(1, len(hits))
-    remark, spoils = _UNKNOWN
-    if share >= remark:
+    if share >= _UNKNOWN:
         yield Finding(
             "unknown-tokens",
-            severity(share, spoils),
+            severity(share, SOME),
             int(hits.sum()),
             share,
             f"{tokenizer.unk_token}, which stands for what the tokenizer does not know",
