@@ -108,10 +108,10 @@ def test_all_that_is_newer_is_one_hint():
 
 def test_what_breaks_others_is_one_error():
     fault = "ImportError: no symbol"
-    packages = [made(name=name, fault=fault) for name in ("torch", "accelerate")]
+    packages = [made(name="torch", installed="2.13.0+cpu", fault=fault), made(fault=fault)]
     (problem,) = package_problems(packages)
     assert problem.what == "torch, accelerate cannot be imported: ImportError: no symbol."
-    assert problem.cure == "pip install --force-reinstall torch==1.15.0"
+    assert problem.cure == "pip install --force-reinstall torch==2.13.0 accelerate==1.15.0"
 
 
 def test_packages_that_are_broken(tmp_path):

@@ -22,7 +22,7 @@ __all__ = ["DISTRIBUTION", "Package", "look_at_packages", "package_problems", "v
 
 DISTRIBUTION = "graft-peft"
 _DEVELOPMENT = "dev"  # the extra that a user of graft has no need of
-_BESIDE = ("tokenizers", "peft")  # not imported by graft; the first matters, the second is shown
+_BESIDE = ("tokenizers", "peft")  # what comes with transformers, and reads the same adapters
 _MODULES = {"pyyaml": "yaml"}  # where the module has another name
 
 
@@ -83,7 +83,7 @@ def package_problems(packages: Sequence[Package]) -> list[Problem]:
         what = f"graft is not installed (no metadata of {DISTRIBUTION}): its needs are not known."
         return [Problem("warning", what, "pip install -e .  # in the folder of pyproject.toml")]
     problems, newer = [], []
-    broken: dict[str, list[Package]] = {}  # one that is broken breaks those that import it
+    broken: dict[str, dict[str, str]] = {}  # one that is broken breaks those that import it
     for package in packages:
         needed = f"'{package.name}{package.needed}'"
         if package.installed is None:
@@ -95,13 +95,15 @@ def package_problems(packages: Sequence[Package]) -> list[Problem]:
             severity = "warning" if package.optional else "error"
             problems.append(Problem(severity, what, f"pip install --upgrade {needed}"))
         elif package.fault is not None:
-            broken.setdefault(package.fault, []).append(package)
+            # Without the local part of the version, such as +cpu, that no package index knows.
+            public = Version(package.installed).public
+            broken.setdefault(package.fault, {})[package.name] = public
         elif package.tested is not None and _is_newer(package.installed, package.tested):
             newer.append(package)
-    for fault, group in broken.items():
-        names = ", ".join(package.name for package in group)
-        cure = f"pip install --force-reinstall {group[0].name}=={group[0].installed}"
-        problems.append(Problem("error", f"{names} cannot be imported: {fault}.", cure))
+    for fault, versions in broken.items():
+        pins = " ".join(f"{name}=={version}" for name, version in versions.items())
+        what = f"{', '.join(versions)} cannot be imported: {fault}."
+        problems.append(Problem("error", what, f"pip install --force-reinstall {pins}"))
     if newer:
         names = ", ".join(f"{package.name} {package.installed}" for package in newer)
         pins = " ".join(f"{package.name}=={package.tested}" for package in newer)
