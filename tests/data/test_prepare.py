@@ -1,16 +1,22 @@
 import copy
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from graft.config import TaskType
 from graft.data.config import DataConfig
-from graft.data.prepare import PreparedData, prepare_data
+from graft.data.encoding import encode_source
+from graft.data.prepare import PreparedData, held_out, prepare_data
+from graft.data.sources import Source
 from graft.data.template import find_chat_template
 from graft.errors import DataError
+
+from .conftest import CHATML
 
 Write = Callable[..., str]
 PAIRS = [{"prompt": f"the cat {n}", "completion": f" sat {n}"} for n in range(20)]
@@ -18,7 +24,7 @@ PAIRS = [{"prompt": f"the cat {n}", "completion": f" sat {n}"} for n in range(20
 
 def prepare(
     tokenizer: PreTrainedTokenizerBase,
-    train: str | list[str],
+    train: Any,
     task_type: TaskType = TaskType.CAUSAL_LM,
     seed: int = 0,
     **settings: Any,
@@ -269,3 +275,109 @@ def test_bad_rows_are_named(chatml: PreTrainedTokenizerBase, jsonl: Write) -> No
     path = jsonl([{"instruction": "a", "output": "b"}, {"instruction": "a", "output": ""}])
     with pytest.raises(DataError, match=r"row 2 of .*data\.jsonl: output is empty"):
         prepare(chatml, path)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize(
+    ("weight", "times"), [(1, {1}), (2, {2}), (1.5, {1, 2}), (0.5, {0, 1}), (2.25, {2, 3})]
+)
+def test_weights(
+    weight: float, times: set[int], use_cache: bool, byte_level: Any, jsonl: Write
+) -> None:
+    other = [{"prompt": "x", "completion": f" y {n}"} for n in range(5)]
+    train = [jsonl(other, "b.jsonl"), {"path": jsonl(PAIRS), "weight": weight}]
+    data = prepare(byte_level, train, use_cache=use_cache)
+    seen = Counter(learned(byte_level, row) for row in data.train)
+    assert [seen.pop(f" y {n}</s>") for n in range(5)] == [1] * 5
+    counts = [seen.pop(f" sat {n}</s>", 0) for n in range(20)]
+    assert not seen
+    assert set(counts) == times
+    assert sum(counts) == 20 * weight
+    again, another = (prepare(byte_level, train, seed=seed) for seed in (0, 1))
+    assert again.train["labels"][:] == data.train["labels"][:]
+    assert (another.train["labels"][:] == data.train["labels"][:]) == (len(times) == 1)
+    assert data.tokens == sum(map(len, data.train["input_ids"]))
+
+
+def test_a_small_weight_leaves_a_row(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> None:
+    data = prepare(byte_level, {"path": jsonl(PAIRS), "weight": 0.001})
+    assert len(data.train) == 1
+
+
+def test_no_row_is_on_both_sides(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> None:
+    other = [{"prompt": "x", "completion": f" y {n}"} for n in range(20)]
+    train = [{"path": jsonl(PAIRS), "weight": 2.5}, {"path": jsonl(other, "b.jsonl")}]
+    for seed in range(5):
+        data = prepare(byte_level, train, seed=seed, eval_fraction=0.25)
+        assert data.eval is not None
+        held = [learned(byte_level, row) for row in data.eval]
+        assert len(held) == len(set(held)) == 10  # a quarter of all, each once
+        seen = {learned(byte_level, row) for row in data.train}
+        assert len(seen) == 30
+        assert not seen & set(held)
+
+
+def test_the_masks_of_held_out_are_the_split(
+    byte_level: PreTrainedTokenizerBase, jsonl: Write
+) -> None:
+    train = [jsonl(PAIRS), jsonl([{"text": "the cat sat " * 40}], "b.jsonl")]
+    config = DataConfig(train=train, eval_fraction=0.25, max_length=8)
+    sources = [
+        encode_source(Source(path, (Path(path),)), byte_level, config, TaskType.CAUSAL_LM)
+        for path in train
+    ]
+    masks = held_out(sources, 0.25, 3)
+    assert [len(mask) for mask in masks] == [len(encoded.rows) for encoded in sources]
+    assert 0 < masks[1].sum() < len(masks[1])  # blocks of a text may be parted
+    data = prepare_data(config, byte_level, TaskType.CAUSAL_LM, 3)
+    assert data.eval is not None
+    held = [
+        encoded.rows[int(at)]["input_ids"]
+        for encoded, mask in zip(sources, masks, strict=True)
+        for at in np.flatnonzero(mask)
+    ]
+    assert data.eval["input_ids"][:] == held
+    assert not any(mask.any() for mask in held_out(sources, 0.0, 3))
+
+
+def test_formats_may_be_mixed(chatml: PreTrainedTokenizerBase, jsonl: Write) -> None:
+    train = [
+        jsonl([{"text": "the cat"}], "a.jsonl"),
+        jsonl([{"messages": TURNS}], "b.jsonl"),
+        jsonl([{"conversations": SAID}], "c.jsonl"),
+    ]
+    data = prepare(chatml, train, eval=train[2])
+    assert data.format == "text, messages, sharegpt"
+    assert data.chat_template == CHATML
+    assert [learned(chatml, row) for row in data.train] == [
+        "the cat</s>",
+        "Say.<|im_end|>",
+        "Say.<|im_end|>",
+    ]
+    assert data.eval is not None
+    assert data.eval["input_ids"][:] == data.train["input_ids"][2:]
+    assert set(data.sha256) == set(train)
+
+
+def test_labels_of_several_sources(wordpiece: PreTrainedTokenizerBase, jsonl: Write) -> None:
+    train = [
+        jsonl([{"text": "the cat", "label": label} for label in ("b", "a")], "1.jsonl"),
+        jsonl([{"text": "the dog", "label": label} for label in ("c", "b")], "2.jsonl"),
+    ]
+    data = prepare(wordpiece, train, TaskType.SEQ_CLS)
+    assert data.label_names == ["a", "b", "c"]
+    assert data.train["labels"][:] == [1, 0, 2, 1]
+
+
+def test_tags_have_numbers_and_the_rest_has_none(
+    byte_level: PreTrainedTokenizerBase, jsonl: Write
+) -> None:
+    train = jsonl([{"tokens": ["the", "cat"], "tags": tags} for tags in (["O", "B"], ["O", "C"])])
+    data = prepare(byte_level, train, TaskType.TOKEN_CLS)
+    assert data.label_names == ["B", "C", "O"]
+    for row, tag in zip(data.train, (0, 1), strict=True):
+        assert [label for label in row["labels"] if label != -100] == [2, tag]
+        assert len(row["labels"]) == len(row["input_ids"])
+    other = jsonl([{"tokens": ["the"], "tags": ["D"]}], "other.jsonl")
+    with pytest.raises(DataError, match=r"other\.jsonl has the label 'D', which no training row"):
+        prepare(byte_level, train, TaskType.TOKEN_CLS, eval=other)
