@@ -36,6 +36,7 @@ def rows(*items: Row) -> Rows:
         ("instruction input output target", "SEQ_2_SEQ_LM", "alpaca"),
         ("tokens tags", "TOKEN_CLS", "token_classification"),
         ("context question answers", "QUESTION_ANS", "question_answering"),
+        ("context question answer answer_start", "QUESTION_ANS", "question_answering"),
     ],
 )
 def test_auto(columns: str, task_type: str, expected: str) -> None:
@@ -47,6 +48,7 @@ def test_auto(columns: str, task_type: str, expected: str) -> None:
     ("columns", "task_type", "message"),
     [
         ("question answer", "CAUSAL_LM", "columns: {prompt: question, completion: answer}"),
+        ("context question answer", "CAUSAL_LM", "columns: {prompt: question, completion: answer}"),
         ("mr ref", "SEQ_2_SEQ_LM", "columns: {input: mr, target: ref}"),
         ("words ner", "TOKEN_CLS", "columns: {tokens: words, tags: ner}"),
         (
@@ -125,6 +127,9 @@ def test_every_format_can_be_asked_for() -> None:
     assert set(get_args(FormatName)) == {"auto", *FORMATS}
 
 
+QA = ("context", "question", "answer", "answer_start")
+
+
 @pytest.mark.parametrize(
     ("given", "columns", "expected"),
     [
@@ -133,8 +138,8 @@ def test_every_format_can_be_asked_for() -> None:
         ("tokens labels ner_tags", {}, "tokens labels tags"),
         ("tokens tags ner_tags", {}, "tokens tags ner_tags"),
         ("labels", {}, "labels"),  # without tokens it may be anything
-        ("context question answer answer_start", {}, "context question answer_start answers"),
-        ("answer", {}, "answer"),
+        ("context question answer", {}, "context question answer"),
+        ("c q a s", dict(zip(QA, "cqas", strict=True)), " ".join(QA)),
         ("text_b", {}, "text_b"),
         ("words ner_tags", {"tokens": "words"}, "tokens tags"),
         ("q a", {"query": "q", "response": "a"}, "input output"),

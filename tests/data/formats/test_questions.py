@@ -26,7 +26,8 @@ def test_several_right_answers(answers: dict[str, Any]) -> None:
     [
         {"answers": {"text": "Paris", "answer_start": 3}},
         {"answers": "Paris", "answer_start": 3},
-        {"answers": "Paris", "answer_start": "3"},  # a cell of a csv file
+        {"answer": "Paris", "answer_start": 3},
+        {"answer": "Paris", "answer_start": "3"},  # a cell of a csv file
     ],
 )
 def test_one_answer(answers: dict[str, Any]) -> None:

@@ -67,10 +67,9 @@ FORMATS: dict[str, Format] = {
         {"ner_tags": "tags", "labels": "tags"},
     ),
     "question_answering": Format(
-        ("context", "question", "answers"),
-        ("id", "answer_start"),
+        ("context", "question"),
+        ("answers", "answer", "answer_start", "id", "is_impossible"),
         frozenset({TaskType.QUESTION_ANS}),
-        {"answer": "answers"},
     ),
 }
 
@@ -90,7 +89,6 @@ _LIKELY = {
     "tags": ("ner", "pos_tags", "chunk_tags", "label"),
     "context": ("passage", "paragraph", "document"),
     "question": ("query",),
-    "answers": ("answer_text",),
 }
 
 

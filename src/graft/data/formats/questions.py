@@ -33,7 +33,7 @@ class Question:
 
 def read_question(row: Row) -> Question:
     """The question in `row`. Its answers are `answers`, as `{text: [...], answer_start: [...]}` or
-    as a list of `{text, answer_start}`, or one text with `answer_start` beside it.
+    as a list of `{text, answer_start}`; or one `answer`, with `answer_start` beside it.
 
     Raises:
         DataError: No context or question, or an answer that is not where it is said to be.
@@ -51,7 +51,7 @@ def read_question(row: Row) -> Question:
 
 
 def _answers(row: Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    given = row.get("answers")
+    given = row.get("answers", row.get("answer"))
     if given is None or given == [] or given == "":
         if row.get("is_impossible"):
             return (), ()
