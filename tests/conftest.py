@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hubs import HuggingFaceHub, ModelScopeHub
+
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_XET"] = "1"  # the hubs on loopback have none
+os.environ["MODELSCOPE_ENDPOINT"] = "http://127.0.0.1:9"  # nobody is there
+os.environ["MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS"] = "1"
+os.environ["MODELSCOPE_DOWNLOAD_MAX_RETRIES"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 torch.set_num_threads(1)  # the tests run side by side
 
@@ -35,3 +41,33 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny_llama().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def hugging_face(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HuggingFaceHub]:
+    """A hub on loopback that the real client is led to, with an empty cache."""
+    from huggingface_hub import close_session, constants
+
+    hub = HuggingFaceHub()
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT)
+    for name, value in {
+        "ENDPOINT": hub.endpoint,
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + template,
+        "HF_HUB_CACHE": str(tmp_path / "hf"),
+        "HF_HUB_OFFLINE": False,
+    }.items():
+        monkeypatch.setattr(constants, name, value)  # read from the environment at import
+    yield hub
+    close_session()
+    hub.close()
+
+
+@pytest.fixture
+def modelscope(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModelScopeHub]:
+    """As `hugging_face`."""
+    hub = ModelScopeHub()
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.endpoint)
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "ms"))
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "ms-home"))
+    yield hub
+    hub.close()

@@ -108,7 +108,7 @@ def load_model(
     Args:
         source: As in `resolve`.
         task_type: Decides the head.
-        label_names: Names of the classes, for SEQ_CLS.
+        label_names: Names of the classes, for SEQ_CLS and TOKEN_CLS.
         dtype: Of the weights; None takes that of the files.
         revision: As in `resolve`.
 

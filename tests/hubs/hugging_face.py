@@ -58,7 +58,7 @@ class HuggingFaceHub(LoopbackHub):
         if repository.refuses == 403:
             return 403, "GatedRepo"
         if repository.refuses:
-            return repository.refuses, "RepoNotFound"
+            return repository.refuses, "RepoNotFound" if repository.refuses in (401, 404) else ""
         if (
             repository.token
             and request.headers.get("authorization") != f"Bearer {repository.token}"

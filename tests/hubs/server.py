@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socket import SHUT_RDWR, socket
 from threading import Event, Thread
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -85,6 +86,7 @@ class LoopbackHub:
         self.faults = Faults()
         self.requests: list[Request] = []
         self.served: Counter[str] = Counter()
+        self._connections: list[socket] = []
         hub = self
 
         class Handler(_Handler):
@@ -104,6 +106,10 @@ class LoopbackHub:
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+
+            def process_request(self, request: Any, client_address: Any) -> None:
+                hub._connections.append(request)
+                super().process_request(request, client_address)
 
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A client that goes away is no fault of the hub's."""
@@ -125,6 +131,9 @@ class LoopbackHub:
 
     def close(self) -> None:
         self.faults.go_on.set()
+        for connection in self._connections:
+            with suppress(OSError):
+                connection.shutdown(SHUT_RDWR)  # a client would go on using it
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()

@@ -13,7 +13,7 @@ from graft.errors import CheckpointError
 __all__ = ["CONFIG_NAME", "LABELS_NAME", "adapter_folder"]
 
 CONFIG_NAME = "adapter_config.json"
-LABELS_NAME = "labels.json"  # beside an adapter for SEQ_CLS: the names of its classes, in order
+LABELS_NAME = "labels.json"  # beside a classifier: the names of its classes, in order
 
 
 def adapter_folder(

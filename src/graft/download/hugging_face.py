@@ -213,10 +213,11 @@ class HuggingFace:
         except EntryNotFoundError as error:
             path = "a file"
             if isinstance(error, HfHubHTTPError):
-                path = str(error.request.url).rpartition("/")[2]
+                path = str(error.response.url).rpartition("/")[2]
             raise ConfigError(f"{name} on {self.title} lists {path}, but has it not.") from None
         except HfHubHTTPError as error:
-            raise self._refusal(name, error) from None
+            missing = error.response.status_code == 404  # as a mirror may say it
+            raise (self._missing(name, kind) if missing else self._refusal(name, error)) from None
         except HTTPError as error:
             raise self._unreachable(error) from None
         except OSError as error:
@@ -257,7 +258,8 @@ class HuggingFace:
                 f"{self.title} has been asked too often from here: wait some minutes, or log in "
                 "with `hf auth login`."
             )
-        return ConfigError(f"{self.title} answers {status} for {name}: {error.server_message}.")
+        reason = error.server_message or error.response.reason_phrase
+        return ConfigError(f"{self.title} answers {status} for {name}: {reason}.")
 
     def _unreachable(self, error: BaseException) -> Unreachable:
         return Unreachable(
@@ -275,7 +277,7 @@ class HuggingFace:
 
 def _wrong_size(title: str, listing: Listing, file: RepoFile, size: int) -> CheckpointError:
     return CheckpointError(
-        f"{title} sends {size:,} bytes of {file.path} of {listing.name} where it lists "
+        f"{file.path} of {listing.name} arrived with {size:,} bytes where {title} lists "
         f"{file.size:,}: run the same again, or set HF_ENDPOINT to another mirror."
     )
 

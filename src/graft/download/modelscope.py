@@ -158,7 +158,7 @@ class ModelScope:
                 )
             case client.FileSizeMismatchError():
                 return CheckpointError(
-                    f"{self.title} sends another number of bytes of {path} of {name} than it "
+                    f"{path} of {name} arrived with another number of bytes than {self.title} "
                     "lists: run the same again later, or take another revision."
                 )
             case client.FileIntegrityError():

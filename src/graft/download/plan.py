@@ -14,7 +14,7 @@ from graft.download.integrity import digest_of
 from graft.download.listing import Hub, Kind, Listing, Offline, RepoFile, Unreachable
 from graft.download.modelscope import ModelScope
 from graft.download.selection import DATA_FILES, matching, require_matches, size_text
-from graft.errors import ConfigError
+from graft.errors import CheckpointError, ConfigError
 
 __all__ = ["Plan", "dataset_folder", "make_plan", "plan_dataset"]
 
@@ -76,7 +76,26 @@ class Plan:
                 f"{size_text(free)} are free: make room, or choose another folder for downloads "
                 "(HF_HOME, MODELSCOPE_CACHE, --cache-dir)."
             )
-        return self.hub.fetch(self.listing, self.missing)
+        folder = self.hub.fetch(self.listing, self.missing)
+        for file in self.missing:
+            self._require_as_listed(folder / file.path, file)
+        return folder
+
+    def _require_as_listed(self, path: Path, file: RepoFile) -> None:
+        """The clients trust what a hub says beside the file; it is the listing that must be met."""
+        size = path.stat().st_size
+        if size != file.size:
+            wrong = f"{size:,} bytes where {self.hub.title} lists {file.size:,}"
+        elif _is_damaged(path, file):
+            wrong = f"another content than {self.hub.title} lists"
+        else:
+            return
+        for bad in (path.resolve(), path):
+            bad.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{file.path} of {self.address} arrived with {wrong}: run the same again, or choose "
+            "another mirror (HF_ENDPOINT, MODELSCOPE_ENDPOINT)."
+        )
 
 
 def make_plan(
@@ -169,5 +188,10 @@ def _is_here(folder: Path, file: RepoFile, listing: Listing) -> bool:
     if not path.is_file() or path.stat().st_size != file.size:
         return False
     # A folder of a commit never changes, that of a branch may: a config may be other than before.
-    may_differ = not listing.commit and file.digest and file.size <= _HASHED
-    return not may_differ or digest_of(path, file.digest) == file.digest
+    return bool(listing.commit) or not _is_damaged(path, file)
+
+
+def _is_damaged(path: Path, file: RepoFile) -> bool:
+    if not file.digest or file.size > _HASHED:
+        return False
+    return digest_of(path, file.digest) != file.digest
