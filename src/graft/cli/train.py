@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from graft.training.config import RunConfig
 
 __all__ = ["train"]
 
@@ -22,6 +25,10 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run.")
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Do all but the steps; write no output."),
+    ] = False,
 ) -> None:
     """Train an adapter as a run file says."""
     from graft.cli import quieten
@@ -29,6 +36,9 @@ def train(
 
     config = load_run_config(run_file, split_overrides(changes or []))
     quieten()
+    if dry_run:
+        _rehearse(config, resume)
+        return
     from graft.training.report import Terminal
     from graft.training.run import train as run
 
@@ -36,6 +46,17 @@ def train(
     for line in _closing_lines(result.summary):
         typer.echo(line)
     typer.echo(f"adapter ({result.summary['saved']}): {result.output_dir}")
+
+
+def _rehearse(config: RunConfig, resume: bool) -> None:
+    from graft.training.rehearsal import dry_run
+    from graft.training.runfile import dump_run_config
+
+    rehearsed = dry_run(config, resume=resume, tell=lambda text: typer.echo(text, err=True))
+    typer.echo(f"# the settings in full\n{dump_run_config(rehearsed.setup.config)}\n# the run")
+    for line in [*rehearsed.setup.notes, *rehearsed.lines()]:
+        typer.echo(line)
+    typer.echo("dry run: nothing was trained, and the output folder is as it was.")
 
 
 def _closing_lines(summary: dict[str, Any]) -> list[str]:
