@@ -21,7 +21,7 @@ class HuggingFaceHub(LoopbackHub):
             return self.send_file(handler, path, self.repositories[kind, name].files[path])
         asked = re.fullmatch(
             r"/api/(?P<kinds>models|datasets)/(?P<name>[^/]+/[^/]+?)"
-            r"(?:/(?P<what>revision|tree)/(?P<revision>[^/]+)|/(?P<refs>refs))?",
+            r"(?:/(?P<what>revision)/(?P<revision>[^/]+)|/(?P<refs>refs))?",
             request.path,
         ) or re.fullmatch(
             r"/(?P<kinds>datasets/)?(?P<name>[^/]+/[^/]+)/(?P<what>resolve)"
@@ -44,9 +44,6 @@ class HuggingFaceHub(LoopbackHub):
             return refuse(handler, 404, "RevisionNotFound")
         if found["what"] == "resolve":
             return self._resolve(handler, repository, kind, found["name"], found["path"])
-        if found["what"] == "tree":
-            tree = [self._entry(path, content) for path, content in repository.files.items()]
-            return handler.send_json(tree)
         siblings = [self._sibling(path, content) for path, content in repository.files.items()]
         return handler.send_json(
             {"id": found["name"], "sha": repository.commit, "siblings": siblings, "tags": []}
@@ -86,20 +83,12 @@ class HuggingFaceHub(LoopbackHub):
         return handler.send_json({}, 302, **headers)
 
     def _sibling(self, path: str, content: bytes) -> dict[str, Any]:
-        entry = self._entry(path, content)
-        return {"rfilename": path, "size": entry["size"], "blobId": entry["oid"], **_lfs(entry)}
-
-    def _entry(self, path: str, content: bytes) -> dict[str, Any]:
         size = self.size(path, content)
-        entry = {"type": "file", "path": path, "size": size, "oid": blob_id(content)}
+        sibling = {"rfilename": path, "size": size, "blobId": blob_id(content)}
         if len(content) >= LARGE:
             sha256 = hashlib.sha256(content).hexdigest()
-            entry["lfs"] = {"oid": sha256, "sha256": sha256, "size": size, "pointerSize": 1}
-        return entry
-
-
-def _lfs(entry: dict[str, Any]) -> dict[str, Any]:
-    return {"lfs": entry["lfs"]} if "lfs" in entry else {}
+            sibling["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 1}
+        return sibling
 
 
 def blob_id(content: bytes) -> str:

@@ -8,13 +8,12 @@ second call continues (`docs/decisions/0007`); the rest, and the cache's layout,
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event
 
-from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -29,6 +28,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.file_download import http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, tqdm
 
+from graft.atomic import write_text
 from graft.download.integrity import digest_of
 from graft.download.listing import (
     NOUNS,
@@ -44,7 +44,7 @@ from graft.errors import CheckpointError, ConfigError, did_you_mean
 
 __all__ = ["HuggingFace"]
 
-_LARGE = 8 << 20  # bytes; a smaller file is soon fetched again
+_LARGE = 16 << 20  # bytes; a smaller file is soon fetched again
 _XET_ONLY = 50_000_000_000  # bytes; plain HTTP does not give more
 
 
@@ -103,20 +103,28 @@ class HuggingFace:
         return partial.stat().st_size if partial.is_file() else 0
 
     def fetch(self, listing: Listing, files: Sequence[RepoFile]) -> Path:
-        """Large files first, each continued where it was cut off; then the rest."""
+        """Several at a time; a large file is continued where it was cut off."""
         with self._sentences(listing.name, listing.kind, listing.revision):
-            large = [file for file in files if self._is_resumed(file)]
-            side_by_side(lambda file, stop: self._fetch_large(listing, file, stop), large)
-            folder = snapshot_download(
-                listing.name,
-                repo_type=listing.kind,
-                revision=listing.revision,
-                cache_dir=self.cache,
-                token=self._token,
-                allow_patterns=[re.sub(r"([*?[])", r"[\1]", file.path) for file in files],
-                tqdm_class=_SilentBar if len(large) or _bytes(files) < _LARGE else None,
-            )
-        return Path(folder)
+            side_by_side(lambda file, stop: self._fetch_one(listing, file, stop), files)
+            storage = self._storage(listing.name, listing.kind)
+            if listing.revision != listing.commit:  # how the cache finds a branch without the hub
+                reference = storage / "refs" / listing.revision
+                reference.parent.mkdir(parents=True, exist_ok=True)
+                write_text(reference, listing.commit)
+        return storage / "snapshots" / listing.commit
+
+    def _fetch_one(self, listing: Listing, file: RepoFile, stop: Event) -> None:
+        if self._is_resumed(file):
+            self._fetch_large(listing, file, stop)
+        hf_hub_download(
+            listing.name,
+            file.path,
+            repo_type=listing.kind,
+            revision=listing.commit,
+            cache_dir=self.cache,
+            token=self._token,
+            tqdm_class=None if file.size > _LARGE else _SilentBar,
+        )
 
     def _is_resumed(self, file: RepoFile) -> bool:
         # Who asks for Xet's speed gets it: that goes past HTTP, and starts each file anew.
@@ -143,20 +151,14 @@ class HuggingFace:
             partial.replace(blob)
 
     def _continue(self, listing: Listing, file: RepoFile, partial: Path, stop: Event) -> None:
-        url = hf_hub_url(
-            listing.name, file.path, repo_type=listing.kind, revision=listing.commit or None
-        )
-        metadata = get_hf_file_metadata(url, token=self._token)
-        if metadata.size is not None and metadata.size != file.size:
-            raise _wrong_size(self.title, listing, file, metadata.size)
-        same_host = metadata.location.startswith(self.endpoint)
-        headers = build_hf_headers(token=self._token if same_host else False)
+        url = hf_hub_url(listing.name, file.path, repo_type=listing.kind, revision=listing.commit)
+        headers = build_hf_headers(token=self._token)  # not sent on where the hub redirects
         with partial.open("ab") as content:
             if content.tell() > file.size:
                 content.truncate(0)
             try:
                 http_get(
-                    metadata.location,
+                    url,
                     content,
                     resume_size=content.tell(),
                     headers=headers,
@@ -280,10 +282,6 @@ def _wrong_size(title: str, listing: Listing, file: RepoFile, size: int) -> Chec
         f"{file.path} of {listing.name} arrived with {size:,} bytes where {title} lists "
         f"{file.size:,}: run the same again, or set HF_ENDPOINT to another mirror."
     )
-
-
-def _bytes(files: Sequence[RepoFile]) -> int:
-    return sum(file.size for file in files)
 
 
 class _SilentBar(tqdm):

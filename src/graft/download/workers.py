@@ -10,7 +10,7 @@ from graft.download.listing import RepoFile
 
 __all__ = ["side_by_side"]
 
-_AT_A_TIME = 4
+_AT_A_TIME = 8
 
 
 def side_by_side(work: Callable[[RepoFile, Event], None], files: Sequence[RepoFile]) -> None:
