@@ -249,7 +249,8 @@ class _Source:
             }
         if self.task_type is TaskType.QUESTION_ANS:
             first, last = int(columns["start_positions"]), int(columns["end_positions"])
-            learned = [first <= place <= last and last > 0 for place in range(len(ids))]
+            there = first != columns["nowhere"]
+            learned = [there and first <= place <= last for place in range(len(ids))]
             side = self._side("", ids, learned)
             answer = "".join(piece.text for piece in side.pieces if piece.learned).strip()
             return {"tokens": len(ids), "answer": answer, "sides": (side,)}

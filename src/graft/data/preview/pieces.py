@@ -88,7 +88,8 @@ def make_pieces(
                 None if labels is None else labels[start],
             )
         )
-        window, start = start, end
+        # Half a character must not become whole by what follows it.
+        window, start = end if text.endswith(_BROKEN) else start, end
     return tuple(pieces)
 
 
