@@ -34,6 +34,17 @@ def test_a_format_without_a_kernel(monkeypatch):
     assert (product.dtype, product.gflops, product.verdict) == ("int8", None, "not supported")
 
 
+def test_a_device_without_any_kernel(monkeypatch):
+    """Such as a GPU that is newer than the build."""
+
+    def missing(*args: object) -> None:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(torch, "mm", missing)
+    verdicts = {product.dtype: product.verdict for product in measure_products(CPU)}
+    assert verdicts["fp32"] == verdicts["bf16"] == "not supported"
+
+
 @pytest.mark.parametrize("name", ["mm", "_int_mm"])
 def test_a_device_that_is_full(monkeypatch, name):
     def full(*args: object) -> None:

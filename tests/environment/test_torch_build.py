@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from graft.environment.machine import Machine
+from graft.environment.speed import Product
 from graft.environment.torch_build import Device, Torch, look_at_torch, torch_problems
 
 MACHINE = Machine("a processor", 8, 8, 32.0, 30.0)
@@ -49,6 +50,18 @@ def test_a_driver_that_is_gone(tmp_path, monkeypatch):
     assert "Failed to initialize NVML" in problem.what
 
 
+def test_a_gpu_that_another_program_has(monkeypatch):
+    def busy(index: int) -> None:
+        raise RuntimeError("CUDA error: all devices are busy\nCompile with ...")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", busy)
+    found = look_at_torch(MACHINE)
+    assert [device.name for device in found.devices] == ["cpu"]
+    assert found.complaint == "CUDA error: all devices are busy"
+
+
 @pytest.mark.parametrize(
     ("found", "environ", "said", "cure"),
     [
@@ -81,6 +94,14 @@ def test_a_gpu_that_others_fill():
     (problem,) = torch_problems(replace(CUDA, devices=(CPU, full)), 8, {})
     assert problem.severity == "hint"
     assert "3.0 of 80.0 GiB" in problem.what
+
+
+def test_a_gpu_that_torch_is_not_built_for():
+    products = tuple(Product(name, None, "not supported") for name in ("fp32", "bf16"))
+    found = replace(CUDA, devices=(CPU, replace(GPU, products=products)))
+    (problem,) = torch_problems(found, 8, {})
+    assert problem.severity == "warning"
+    assert "a GPU (capability 9.0)" in problem.what
 
 
 @pytest.mark.parametrize("found", [FOUND, replace(CUDA, devices=(CPU, GPU))])

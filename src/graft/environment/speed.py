@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -41,24 +41,30 @@ def measure_products(device: torch.device) -> tuple[Product, ...]:
     size = 512 if device.type == "cpu" else 4096
     generator = torch.Generator().manual_seed(0)  # the caller's random numbers stay what they were
     numbers = torch.randint(-127, 128, (2, size, size), generator=generator, dtype=torch.int8)
-    dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.int8}
-    try:
-        reference = _gflops(numbers, torch.float32, device)
-        products = [Product("fp32", reference, "reference")]
-        for name, dtype in dtypes.items():
-            try:
-                rate = _gflops(numbers, dtype, device)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:  # also NotImplementedError: no kernel of this format
-                products.append(Product(name, None, "not supported"))
-            else:
-                verdict = "fast" if rate >= reference else "works, slower than fp32"
-                products.append(Product(name, rate, verdict))
-    except torch.OutOfMemoryError:
-        names = ("fp32", *dtypes)
-        return tuple(Product(name, None, "not measured: out of memory") for name in names)
-    return tuple(products)
+    dtypes = {
+        "fp32": torch.float32,  # first, the others are held against it
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+        "int8": torch.int8,
+    }
+    rates: dict[str, float | None] = {}
+    for name, dtype in dtypes.items():
+        try:
+            rates[name] = _gflops(numbers, dtype, device)
+        except torch.OutOfMemoryError:
+            return tuple(Product(name, None, "not measured: out of memory") for name in dtypes)
+        except RuntimeError:  # also NotImplementedError: there is no such kernel
+            rates[name] = None
+    return tuple(Product(name, rate, _verdict(name, rates)) for name, rate in rates.items())
+
+
+def _verdict(name: str, rates: Mapping[str, float | None]) -> str:
+    rate, reference = rates[name], rates["fp32"]
+    if rate is None:
+        return "not supported"
+    if name == "fp32":
+        return "reference"
+    return "fast" if reference is None or rate >= reference else "works, slower than fp32"
 
 
 def _gflops(numbers: Tensor, dtype: torch.dtype, device: torch.device) -> float:

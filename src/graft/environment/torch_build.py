@@ -6,14 +6,14 @@ import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from graft.environment.machine import Machine
 from graft.environment.problem import Problem
 from graft.environment.speed import Product, measure_products
 
-__all__ = ["Device", "Torch", "device_problems", "look_at_torch", "torch_problems"]
+__all__ = ["Device", "Torch", "look_at_torch", "torch_problems"]
 
 _GIB = 2**30
 _CHOOSER = "https://pytorch.org/get-started/locally"  # gives the command for a system and a build
@@ -73,7 +73,11 @@ def look_at_torch(machine: Machine) -> Torch:
         return Torch(None, None, 0, (), gpus, None, fault)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        torch.cuda.is_available()  # says what is wrong with a driver
+        try:
+            accelerators, complaint = _accelerators(), None
+        except RuntimeError as error:  # a GPU that another program has for itself
+            accelerators, complaint = [], str(error)
+    complaint = complaint or (str(said[0].message) if said else None)
     cpu = Device(
         "cpu",
         machine.cpu,
@@ -83,12 +87,12 @@ def look_at_torch(machine: Machine) -> Torch:
         measure_products(torch.device("cpu")),
     )
     return Torch(
-        torch.__version__,
+        str(torch.__version__),
         _build(),
         torch.get_num_threads(),
-        (cpu, *_accelerators()),
+        (cpu, *accelerators),
         gpus,
-        str(said[0].message).partition("\n")[0] if said else None,
+        complaint and complaint.partition("\n")[0],
         fault,
     )
 
@@ -98,11 +102,8 @@ def torch_problems(
 ) -> list[Problem]:
     """A torch that cannot use the GPU that is there, and what slows it."""
     problems = []
-    if (
-        found.version
-        and found.gpus
-        and not any(device.name.startswith("cuda") for device in found.devices)
-    ):
+    usable = any(device.name.startswith("cuda") for device in found.devices)
+    if found.version is not None and found.gpus and not usable:
         problems.append(_unused_gpu(found, environ.get("CUDA_VISIBLE_DEVICES"), platform))
     if found.driver_fault:
         cure = "sudo reboot  # after an update of the driver; else install it again"
@@ -110,21 +111,19 @@ def torch_problems(
     if found.threads > usable_cores:
         what = f"torch takes {found.threads} threads, and {usable_cores} cores are usable."
         problems.append(Problem("warning", what, f"export OMP_NUM_THREADS={usable_cores}"))
-    return problems + device_problems(found.devices)
+    return problems + [p for device in found.devices for p in _device_problems(device, found)]
 
 
-def device_problems(devices: Sequence[Device]) -> list[Problem]:
-    """Accelerators of which others hold most of the memory."""
-    return [
-        Problem(
-            "hint",
-            f"{device.name} has {device.free_gib:.1f} of {device.total_gib:.1f} GiB free: other "
-            "programs hold the rest.",
-            "nvidia-smi  # shows which",
-        )
-        for device in devices
-        if device.name.startswith("cuda") and device.free_gib < device.total_gib / 2
-    ]
+def _device_problems(device: Device, torch: Torch) -> Iterator[Problem]:
+    """A GPU that the build has no kernels for, or of which others hold most of the memory."""
+    if any(product.verdict == "not supported" for product in device.products[:1]):
+        capability = f" (capability {device.capability})" if device.capability else ""
+        what = f"torch {torch.version} for {torch.build} cannot multiply on {device.name}: "
+        what += f"it is not built for {device.model}{capability}."
+        yield Problem("warning", what, f"install the build for it from {_CHOOSER}")
+    if device.name.startswith("cuda") and device.free_gib < device.total_gib / 2:
+        what = f"{device.name} has {device.free_gib:.1f} of {device.total_gib:.1f} GiB free: other "
+        yield Problem("hint", f"{what}programs hold the rest.", "nvidia-smi  # shows which")
 
 
 def _unused_gpu(found: Torch, visible: str | None, platform: str) -> Problem:
