@@ -188,8 +188,15 @@ def task_of(config: PreTrainedConfig) -> TaskType:
     return task
 
 
-def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    source: str, revision: str | None = None, **options: Any
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a base model, or the one that lies beside an adapter or alone.
+
+    Args:
+        source: As in `resolve`.
+        revision: As in `resolve`.
+        **options: Of transformers' `AutoTokenizer.from_pretrained`; no code is run whatever they say.
 
     Raises:
         ConfigError: No such model.
@@ -205,7 +212,7 @@ def load_tokenizer(source: str, revision: str | None = None) -> PreTrainedTokeni
             "trained with there (`tokenizer.save_pretrained`)."
         )
     try:
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(where, **{**options, "trust_remote_code": False})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(source, "a tokenizer", error) from None
 
