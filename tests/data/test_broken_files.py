@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from graft.config import TaskType
-from graft.data.config import SourceConfig
+from graft.data.config import DataConfig, SourceConfig
 from graft.data.formats import (
     find_format,
     read_batches,
@@ -20,6 +21,7 @@ from graft.data.formats import (
     read_tags,
     read_text,
 )
+from graft.data.prepare import prepare_data
 from graft.data.sources import Row, read_source, resolve_source
 from graft.errors import DataError
 
@@ -332,3 +334,11 @@ def test_a_broken_file_says_where_what_and_what_to_do(broken: Broken, tmp_path: 
     with pytest.raises(DataError) as error:
         use(SourceConfig(path=str(path), **broken.entry), broken.task_type)
     assert str(error.value) == broken.message.format(path=path, folder=tmp_path)
+
+
+def test_one_label_only(tmp_path: Path, wordpiece: PreTrainedTokenizerBase) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}\n')
+    with pytest.raises(DataError) as error:
+        prepare_data(DataConfig(train=str(path), use_cache=False), wordpiece, CLASSES, 0)
+    assert str(error.value) == f"{path} has one label only ('x'): expected two or more."

@@ -50,6 +50,18 @@ def test_sharegpt_roles() -> None:
     assert read_messages({**row, "system": "s"}, "sharegpt") == expected
 
 
+def test_the_system_column() -> None:
+    said = [turn("user", "a"), turn("assistant", "b")]
+    shared = [{"from": m["role"], "value": m["content"]} for m in said]
+    own = {"from": "system", "value": "own"}
+    expected = [turn("system", "s"), *said]
+    assert read_messages({"messages": said, "system": "s"}, "messages") == expected
+    assert read_messages({"conversations": shared, "system": "s"}, "sharegpt") == expected
+    assert read_messages({"conversations": shared, "system": ""}, "sharegpt") == said
+    both = {"conversations": [own, *shared], "system": "s"}
+    assert read_messages(both, "sharegpt") == [turn("system", "own"), *said]
+
+
 def test_messages_keep_what_templates_may_ask_for() -> None:
     thought = {**turn("assistant", "b"), "reasoning_content": "why", "tool_calls": None}
     read = read_messages({"messages": [turn("user", "a"), thought]}, "messages")

@@ -122,17 +122,23 @@ def _alpaca(row: Row) -> list[Message]:
 
 
 def _messages(row: Row) -> list[Message]:
-    return [
-        _turn(turn, "role", "content", _ROLES, f"turn {number}")
-        for number, turn in enumerate(_turns(row, "messages"), 1)
-    ]
+    return _conversation(row, "messages", "role", "content", _ROLES)
 
 
 def _sharegpt(row: Row) -> list[Message]:
-    return _system(row) + [
-        _turn(turn, "from", "value", _SHAREGPT_ROLES, f"turn {number}")
-        for number, turn in enumerate(_turns(row, "conversations"), 1)
+    return _conversation(row, "conversations", "from", "value", _SHAREGPT_ROLES)
+
+
+def _conversation(
+    row: Row, column: str, role_key: str, key: str, roles: dict[str, str]
+) -> list[Message]:
+    turns = [
+        _turn(turn, role_key, key, roles, f"turn {number}")
+        for number, turn in enumerate(_turns(row, column), 1)
     ]
+    # A system turn of the conversation goes before the column, which is the same for many rows.
+    own = bool(turns) and turns[0]["role"] == "system"
+    return turns if own else _system(row) + turns
 
 
 _READERS: dict[str, Callable[[Row], list[Message]]] = {

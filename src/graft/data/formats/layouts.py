@@ -48,7 +48,7 @@ class Format:
 
 # Where a file has the columns of several formats, the first of them is meant.
 FORMATS: dict[str, Format] = {
-    "messages": Format(("messages",), ("tools",), _CHAT),
+    "messages": Format(("messages",), ("system", "tools"), _CHAT),
     "sharegpt": Format(("conversations",), ("system", "tools"), _CHAT),
     "alpaca": Format(("instruction", "output"), ("input", "system", "history", "tools"), _TARGETED),
     "prompt_completion": Format(("prompt", "completion"), (), _TARGETED),

@@ -18,21 +18,13 @@ __all__ = ["CATALOGUE", "TAGS", "Entry", "names_in", "read_entry"]
 CATALOGUE = "dataset_info.json"
 
 # Its name of a column -> graft's, for each of its layouts; and the layout's name here.
-_ALPACA = {
-    "prompt": "instruction",
-    "query": "input",
-    "response": "output",
-    "history": "history",
-    "system": "system",
-    "tools": "tools",
-}
+_ASIDE = {"system": "system", "tools": "tools"}
+_ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "history": "history"}
+_ALPACA |= _ASIDE
 _LAYOUTS = {
     "alpaca": ("alpaca", _ALPACA),
-    "sharegpt": (
-        "sharegpt",
-        {"messages": "conversations", "system": "system", "tools": "tools"},
-    ),
-    "openai": ("messages", {"messages": "messages", "tools": "tools"}),
+    "sharegpt": ("sharegpt", {"messages": "conversations", **_ASIDE}),
+    "openai": ("messages", {"messages": "messages", **_ASIDE}),
 }
 TAGS = {
     "role_tag": "from",

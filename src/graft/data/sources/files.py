@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from graft.data.rows import Row, Rows
+from graft.data.sources.features import class_names, named
 from graft.data.sources.squad import flattened, is_nested
 from graft.download import LFS_POINTER
 from graft.errors import DataError, did_you_mean
@@ -235,8 +236,10 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         return
     try:
         with pq.ParquetFile(path) as file:
+            names = class_names(file.schema_arrow.metadata)
             for batch in file.iter_batches(batch_size=4096):
-                yield from batch.to_pylist()
+                rows = batch.to_pylist()
+                yield from [named(row, names) for row in rows] if names else rows
     except pa.ArrowException as error:
         raise DataError(f"{path} is not Parquet: {str(error).rstrip('.')}.") from None
 
