@@ -196,7 +196,7 @@ def load_tokenizer(
     Args:
         source: As in `resolve`.
         revision: As in `resolve`.
-        **options: Of transformers' `AutoTokenizer.from_pretrained`; no code is run whatever they say.
+        **options: Of transformers' `AutoTokenizer.from_pretrained`; code is never run.
 
     Raises:
         ConfigError: No such model.

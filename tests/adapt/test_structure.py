@@ -114,7 +114,7 @@ def test_the_options_of_a_tokenizer_reach_it(tmp_path):
     assert base_shape(model, str(tmp_path)).tokenize("text a text") == [1, 0, 1]
     options = {"extra_special_tokens": ["a text"], "trust_remote_code": True}
     assert base_shape(model, str(tmp_path), options).tokenize("text a text") == [1, 3]
-    with pytest.raises(ConfigError, match="cannot be read as a tokenizer"):
+    with pytest.raises(ConfigError, match=r"no folder .*nowhere"):
         base_shape(model, str(tmp_path / "nowhere")).tokenize("a text")
 
 

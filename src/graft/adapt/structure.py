@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoTokenizer,
     DynamicCache,
     EncoderDecoderCache,
     PreTrainedModel,
@@ -22,6 +21,7 @@ from graft.adapt.layers import LayerView, view_of
 from graft.adapt.parameters import ParameterView
 from graft.config import TaskType
 from graft.errors import ConfigError
+from graft.hub import load_tokenizer
 from graft.methods import BaseShape
 from graft.methods.base import adapter_dtype
 
@@ -247,13 +247,7 @@ def _tokenizer(name: str | None, options: Mapping[str, Any]) -> Callable[[str], 
     def tokenize(text: str) -> list[int]:
         if not name:
             raise ConfigError("Starting from a text needs tokenizer_name_or_path.")
-        given = {**options, "trust_remote_code": False}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **given)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"{name} cannot be read as a tokenizer: {reason}") from None
-        return tokenizer(text)["input_ids"]
+        return load_tokenizer(name, **options)(text)["input_ids"]
 
     return tokenize
 
