@@ -171,6 +171,11 @@ BROKEN: dict[str, tuple[str, str]] = {
         but(adapters="adapters:\n  own: {r: 8}"),
         "`adapters.own.method` is missing.",
     ),
+    "no virtual tokens": (
+        but(adapters="adapters:\n  own: {method: prompt_tuning}"),
+        "`adapters.own.num_virtual_tokens` is missing: say how many, such as "
+        "`num_virtual_tokens: 20`.",
+    ),
     "a setting of another method": (
         but(adapters="adapters:\n  own: {method: lora, num_virtual_tokens: 8}"),
         "`adapters.own.num_virtual_tokens` is a setting of "

@@ -27,6 +27,7 @@ __all__ = ["GROUPS", "VERBS", "main", "quieten"]
 VERBS = (
     "doctor",
     "download",
+    "schema",
     "train",
     "generate",
     "chat",

@@ -37,6 +37,9 @@ _FILLED_IN = {
 }
 
 
+_REQUIRED = {"num_virtual_tokens": int}  # the dataclass has None, to say so in words of its own
+
+
 def kind_of(method: Any) -> PeftType | None:
     """The method that a run file calls `method`; None where there is none."""
     kind = str(method).upper().replace("-", "_")
@@ -60,7 +63,9 @@ def settings_model(kind: PeftType) -> type[BaseModel]:
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
-        hint = hints[field.name]
+        if field.name in _REQUIRED:
+            default = ...
+        hint = _REQUIRED.get(field.name, hints[field.name])
         if isinstance(hint, type) and issubclass(hint, Enum):
             hint = Annotated[hint, BeforeValidator(_reader(hint, field.name))]
         made[field.name] = (hint, Field(default=default, description=described.get(field.name)))

@@ -39,6 +39,7 @@ _MISSING = {
     "adapters": "name one to train, such as `adapters: {assistant: {method: lora}}`",
     "data": "say what to learn from, such as `data: {train: rows.jsonl}`",
     "data.train": "name what to learn from, such as `train: rows.jsonl`",
+    "num_virtual_tokens": "say how many, such as `num_virtual_tokens: 20`",
     "train": "say where to write, such as `train: {output_dir: runs/assistant}`",
 }
 
@@ -246,7 +247,7 @@ def _sentence(path: str, problem: dict[str, Any]) -> str:
     """What pydantic found wrong at `path`, in words."""
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "missing":
-        hint = _MISSING.get(path)
+        hint = _MISSING.get(path) or _MISSING.get(path.rpartition(".")[2])
         return f"`{path}` is missing{f': {hint}' if hint else ''}."
     if kind == "value_error":
         message = str(context["error"])

@@ -1,0 +1,63 @@
+"""The JSON Schema (2020-12) of a run file, by which editors complete, explain and check one.
+
+It is what pydantic says of `RunConfig`, and of each method the settings that its adapters may have.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from graft.methods import METHODS
+from graft.training.adapters import settings_model
+from graft.training.config import RunConfig
+
+__all__ = ["run_file_schema"]
+
+
+def run_file_schema() -> dict[str, Any]:
+    """The schema, as JSON's kinds of values."""
+    schema = RunConfig.model_json_schema()
+    parts = schema["$defs"]
+    common = parts.pop("AdapterSettings")["properties"]
+    methods = [kind.lower() for kind in METHODS]
+    for kind in METHODS:
+        own = settings_model(kind).model_json_schema()
+        parts |= own.pop("$defs", {})
+        parts[kind.lower()] = {
+            "description": _first_line(METHODS[kind].config_class.__doc__),
+            "type": "object",
+            "properties": {
+                "method": {**common["method"], "const": kind.lower()},
+                "learning_rate": common["learning_rate"],
+                **own["properties"],
+            },
+            "required": ["method", *own.get("required", [])],
+            "additionalProperties": False,
+        }
+    parts["adapter"] = {
+        "type": "object",
+        "properties": {"method": {**common["method"], "enum": methods}},
+        "required": ["method"],
+        # Which settings there are depends on the method.
+        "allOf": [
+            {
+                "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
+                "then": {"$ref": f"#/$defs/{name}"},
+            }
+            for name in methods
+        ],
+    }
+    schema["properties"]["adapters"] |= {
+        "additionalProperties": {"$ref": "#/$defs/adapter"},
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **schema,
+        "title": "graft run file",
+    }
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
