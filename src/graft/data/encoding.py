@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import datasets
 import numpy as np
@@ -36,6 +37,8 @@ _BATCH = 1000  # rows to a call of the tokenizer
 _PATIENCE = 20.0  # seconds after which people like to hear that it goes on
 
 Tell = Callable[[str], None]
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -161,8 +164,8 @@ class _Encoding:
         """The examples, as Arrow; at least one batch."""
         made, empty = 0, True
         told = time.monotonic()
-        for first, items in read_batches(self.rows, self.task.read, _BATCH):
-            examples, rows = self._encode(first, items)
+        read = read_batches(self.rows, self.task.read, _BATCH)
+        for done, examples, rows in _ahead(self._encode, read):
             if self.most is not None:
                 examples, rows = examples[: self.most - made], rows[: self.most - made]
             if examples:
@@ -170,14 +173,16 @@ class _Encoding:
                 yield _batch(examples, rows)
             if time.monotonic() - told > _PATIENCE:
                 told = time.monotonic()
-                tell(f"tokenised {first + len(items):,} of {len(self.rows.items):,} rows")
+                tell(f"tokenised {done:,} of {len(self.rows.items):,} rows")
             if made == self.most:
                 break
         if empty:
             nothing = np.zeros(0, np.int32)
             yield _batch([Example({"input_ids": nothing, "labels": nothing})], [0]).slice(0, 0)
 
-    def _encode(self, first: int, items: list[Any]) -> tuple[list[Example], list[int]]:
+    def _encode(self, read: tuple[int, list[Any]]) -> tuple[int, list[Example], list[int]]:
+        """How many rows are done with these, the examples, and the row of each."""
+        first, items = read
         examples: list[Example] = []
         rows: list[int] = []
         for row, made in enumerate(self.task.encode(items), start=first):
@@ -187,7 +192,23 @@ class _Encoding:
                 else:
                     examples.append(example)
                     rows.append(row)
-        return examples, rows
+        return first + len(items), examples, rows
+
+
+def _ahead(function: Callable[[Given], Made], given: Iterable[Given]) -> Iterator[Made]:
+    """`function` of each, in a thread that works on one while `given` makes the next.
+
+    Tokenizers leave Python to others while they work, so that chat templates can render meanwhile.
+    """
+    with ThreadPoolExecutor(1) as worker:
+        before = None
+        for item in given:
+            made = worker.submit(function, item)
+            if before is not None:
+                yield before.result()
+            before = made
+        if before is not None:
+            yield before.result()
 
 
 def _batch(examples: list[Example], rows: list[int]) -> pa.RecordBatch:
