@@ -41,6 +41,8 @@ GROUPS = {"data": ("preview", "check")}
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the hubs' clients draw bars, in a pipe too
     given = sys.argv[1:] if arguments is None else arguments
     words = [word for word in given if word != "--debug"]
     verbs = words[:1] if words and words[0] in VERBS else VERBS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -46,8 +44,6 @@ def download(
     of the hubs' clients: HF_ENDPOINT, MODELSCOPE_ENDPOINT, HF_HUB_OFFLINE, HTTPS_PROXY.
     USE_MODELSCOPE_HUB=1 looks for ORG/NAME on ModelScope.
     """
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # no bars of the clients' in a pipe
     from huggingface_hub.utils import logging
 
     from graft.download import hub_address, make_plan, plan_dataset
