@@ -14,7 +14,7 @@ from graft.data.rows import Row, Rows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Texts"]
+__all__ = ["Texts", "is_broken"]
 
 _SHOWN = 5
 _CHAT = ("messages", "sharegpt", "alpaca")
@@ -52,7 +52,7 @@ class Texts:
             texts = [text for name in columns for text in _strings(row.get(name))]
             for kind, found in (
                 ("special", self._holds_special(texts)),
-                ("broken", any(map(_is_broken, texts))),
+                ("broken", any(map(is_broken, texts))),
                 ("empty", _is_empty(row, format_name)),
             ):
                 if found:
@@ -124,7 +124,8 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
-def _is_broken(text: str) -> bool:
+def is_broken(text: str) -> bool:
+    """Whether `text` holds characters that were lost, or read in another encoding than written."""
     if text.isascii():
         return False
     if any(sign in text for sign in _REMAINS):
