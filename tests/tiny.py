@@ -49,13 +49,13 @@ def make_tokenizer(chat_template: str | None = None) -> PreTrainedTokenizerFast:
     return fast
 
 
-def tiny_llama(dropout: float = 0.0, **settings: object) -> LlamaForCausalLM:
+def tiny_llama(dropout: float = 0.0, layers: int = 2, **settings: object) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=300,
         hidden_size=16,
         intermediate_size=24,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=64,

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from graft import LoraConfig
+from graft import BitFitConfig, IA3Config, LoraConfig
 from graft.inspection import inspect
+from graft.methods import method_names
 
 
 @pytest.fixture
@@ -33,19 +34,63 @@ def test_the_tree_and_what_a_pattern_hits(graft, config_alone, capsys):
     assert f"q_proj Linear 16 x 16 256 +{added}" in lines
     assert "k_proj Linear 8 x 16 128" in lines
     assert any(line.startswith("layers.0-1 x2 LlamaDecoderLayer ") for line in lines)
-    at = lines.index("q_proj hits 2 layers:")
+    assert "q_proj 2 model.layers 1 in each of 2" in lines
+    at = lines.index("hit:")
     assert lines[at + 1] == "model.layers.{0-1}.self_attn.q_proj"
     missed = lines[lines.index("could be adapted, but is not hit:") :]
     assert "model.layers.{0-1}.mlp.up_proj" in missed
     assert f"lora trains {found.trainable_parameters:,} parameters" in lines[-1]
 
 
-def test_the_model_alone(graft, config_alone, capsys):
+def test_the_model_alone_and_every_method(graft, config_alone, capsys):
     assert graft("inspect", config_alone) == 0
     out = capsys.readouterr().out
     assert "lm_head" in out
-    assert "to train" not in out
+    assert "by its config alone" in out
     assert "hits" not in out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    found = inspect(config_alone)
+    for each in found.suggestions:
+        adapter = each.adapter
+        assert adapter is not None
+        (line,) = [line for line in lines if line.startswith(f"{each.method} ")]
+        acts_on = ", ".join(p.pattern for p in adapter.patterns) or "20 virtual tokens"
+        numbers = f"{adapter.trainable_parameters:,} {100 * adapter.share:.2f}%"
+        assert line.startswith(f"{each.method} {acts_on} {numbers} ")
+        assert line.endswith(f" {adapter.learning_rate:g}")
+
+
+def test_weights_that_do_not_fit_are_told(graft, base_folder, tmp_path, capsys):
+    shutil.copytree(base_folder, tmp_path / "broken")
+    config = tmp_path / "broken" / "config.json"
+    config.write_text(
+        config.read_text().replace('"num_hidden_layers": 2', '"num_hidden_layers": 1')
+    )
+    assert graft("inspect", tmp_path / "broken") == 0
+    out, err = capsys.readouterr()
+    assert "in 1 file" in out.splitlines()[0]
+    assert out.splitlines()[1].startswith("! In the files, but not in the config's model: ")
+    assert "model.layers.1.mlp.up_proj.weight" in out.splitlines()[1]
+    assert err == ""
+
+
+def test_layers_that_a_pattern_leaves_out(graft, config_alone, capsys):
+    words = ["--target-modules", "q_proj,layers.1.mlp.up_proj"]
+    assert graft("inspect", config_alone, *words) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "layers.1.mlp.up_proj 1 model.layers .1" in lines
+    assert "! layers.1.mlp.up_proj hits 1 of 2 layers of model.layers, not 0." in lines
+
+
+def test_a_regular_expression_tried_on_every_path(graft, config_alone, capsys):
+    assert graft("inspect", config_alone, "--regex", "q_proj") == 0
+    out = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[2].startswith("q_proj matches 0 of ")
+    assert "Put `.*` in front: '.*q_proj' matches 2 paths." in lines[3]
+    assert lines[lines.index("in part only") + 1] == "2 model.layers.{0-1}.self_attn.q_proj"
+    assert "1 lm_head" in lines[lines.index("not matched") :]
+    assert "matched" not in lines  # there are none
 
 
 def test_nothing_is_cut_short_in_a_pipe(config_alone):
@@ -60,14 +105,90 @@ def test_nothing_is_cut_short_in_a_pipe(config_alone):
 def test_json_holds_all_of_it(graft, config_alone, capsys):
     words = ["--target-modules", "all-linear", "--json"]  # of LoRA, where no method is named
     assert graft("inspect", config_alone, *words) == 0
-    wanted = asdict(inspect(config_alone, LoraConfig(target_modules="all-linear")))
+    wanted = asdict(inspect(str(config_alone), LoraConfig(target_modules="all-linear")))
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(wanted))
+    assert graft("inspect", config_alone, "--json") == 0
+    suggestions = json.loads(capsys.readouterr().out)["suggestions"]
+    assert [each["method"] for each in suggestions] == method_names()
+    assert graft("inspect", config_alone, "--regex", ".*_proj", "--json") == 0
+    matched = json.loads(capsys.readouterr().out)["regex"]["matched"]
+    assert len(matched) == 2 * 7
+
+
+@pytest.mark.parametrize(
+    ("words", "config"),
+    [
+        (
+            ["--target-modules", "all-linear", "--exclude-modules", "q_proj,0.mlp.up_proj"],
+            LoraConfig(target_modules="all-linear", exclude_modules=["q_proj", "0.mlp.up_proj"]),
+        ),
+        (
+            ["--target-modules", "q_proj", "--exclude-modules", r".*\.0\..*"],
+            LoraConfig(target_modules=["q_proj"], exclude_modules=r".*\.0\..*"),
+        ),
+        (["layers_to_transform=1"], LoraConfig(layers_to_transform=1)),
+        (
+            ["--layers-to-transform", "0,1", "--layers-pattern", "layers"],
+            LoraConfig(layers_to_transform=[0, 1], layers_pattern=["layers"]),
+        ),
+        (["layers_to_transform=[0, 1]"], LoraConfig(layers_to_transform=[0, 1])),
+        (["modules_to_save=lm_head"], LoraConfig(modules_to_save=["lm_head"])),
+        (["--trainable-token-indices", "1,2"], LoraConfig(trainable_token_indices=[1, 2])),
+        (
+            ["rank_pattern={q_proj: 2}", "bias=all"],
+            LoraConfig(rank_pattern={"q_proj": 2}, bias="all"),
+        ),
+        (
+            [
+                "--method",
+                "ia3",
+                "--target-modules",
+                "k_proj,down_proj",
+                "--feedforward-modules",
+                "down_proj",
+                "--exclude-modules",
+                "0.mlp.down_proj",
+            ],
+            IA3Config(
+                target_modules=["k_proj", "down_proj"],
+                feedforward_modules=["down_proj"],
+                exclude_modules=["0.mlp.down_proj"],
+            ),
+        ),
+        (
+            [
+                r"--method",
+                r"ia3",
+                r"--target-modules",
+                r".*\.(k|down)_proj",
+                r"--feedforward-modules",
+                r".*\.down_proj",
+            ],
+            IA3Config(target_modules=r".*\.(k|down)_proj", feedforward_modules=r".*\.down_proj"),
+        ),
+        (["--method", "ia3", "layers_to_transform=0"], IA3Config(layers_to_transform=0)),
+        (
+            ["--method", "bitfit", "--exclude-modules", "o_proj", "--layers-to-transform", "1"],
+            BitFitConfig(exclude_modules=["o_proj"], layers_to_transform=1),
+        ),
+        (
+            ["--method", "bitfit", "--target-modules", "v_proj"],
+            BitFitConfig(target_modules=["v_proj"]),
+        ),
+    ],
+)
+def test_settings_that_choose_layers(graft, config_alone, capsys, words, config):
+    """As text on the command line, what they are as values of Python."""
+    assert graft("inspect", config_alone, *words, "--json") == 0
+    wanted = asdict(inspect(str(config_alone), config))
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(wanted))
 
 
 def test_a_regular_expression(graft, config_alone, capsys):
     pattern = r"model\.layers\.1\..*_proj"
     assert graft("inspect", config_alone, "--target-modules", pattern) == 0
-    assert f"{pattern} hits 7 layers:" in capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert f"{pattern} 7 model.layers .7" in lines
 
 
 def test_virtual_tokens_and_a_new_head(graft, config_alone, capsys):
@@ -90,6 +211,8 @@ def test_virtual_tokens_and_a_new_head(graft, config_alone, capsys):
         (["BASE", "--target-modules", "q_("], "not a regular expression"),
         (["BASE", "--method", "lora", "rr=3"], "Did you mean r"),
         (["BASE", "--method", "lora", "stray"], "stray"),
+        (["BASE", "rank_pattern={q"], "not valid YAML"),
+        (["BASE", "--regex", "q_("], "not a regular expression"),
         (["BASE", "--task-type", "CAUSAL"], "Did you mean CAUSAL_LM"),
         (["BASE", "--task-type", "SEQ_2_SEQ_LM"], "SEQ_2_SEQ_LM"),
     ],

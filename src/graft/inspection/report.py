@@ -1,186 +1,178 @@
-"""A base model and an adapter config -> what the config hits and what it costs."""
+"""A base model, from its config, its files or a module, and an adapter config -> the facts."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from graft.adapt.adapter import Adapter, adapter_tensors, build_adapter
-from graft.adapt.structure import adaptable_layers
+from graft.adapt.structure import head_paths
 from graft.config import PeftConfig, TaskType, as_enum
-from graft.hub import load_config, load_skeleton, task_of
+from graft.errors import CheckpointError
+from graft.hub import load_config, load_skeleton, resolve, task_of
+from graft.inspection.adapters import (
+    AdapterReport,
+    Suggestion,
+    added_numbers,
+    build,
+    report,
+    suggest,
+)
+from graft.inspection.paths import RegexTest, try_regex
+from graft.inspection.stored import StoredWeights, read_stored_weights
 from graft.inspection.tree import Node, module_tree
-from graft.methods import METHODS, LayerAdapter
-from graft.methods.base import matches_suffix
-from graft.methods.targeting import TargetedConfig
 
-__all__ = ["AdapterReport", "Inspection", "PatternHits", "inspect"]
-
-
-@dataclass(frozen=True)
-class PatternHits:
-    """A target pattern and the layers that it hits.
-
-    Attributes:
-        pattern: A name, or a regular expression.
-        layers: Paths of the target layers that it matches.
-    """
-
-    pattern: str
-    layers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class AdapterReport:
-    """What an adapter would do to a base model, and what it would cost.
-
-    Attributes:
-        method: The method, as in run files.
-        patterns: The target patterns, chosen from the structure where the config names none.
-        not_hit: Paths of the layers that the method could adapt and no pattern hits.
-        saved_modules: Paths of the modules that are trained whole, such as a new head.
-        virtual_tokens: Virtual tokens in each row.
-        trainable_parameters: Numbers that are trained.
-        bytes_on_disk: Bytes of the tensors that are saved.
-    """
-
-    method: str
-    patterns: tuple[PatternHits, ...]
-    not_hit: tuple[str, ...]
-    saved_modules: tuple[str, ...]
-    virtual_tokens: int
-    trainable_parameters: int
-    bytes_on_disk: int
+__all__ = ["Inspection", "inspect"]
 
 
 @dataclass(frozen=True)
 class Inspection:
     """A base model, and what an adapter would do to it.
 
+    The keys of `graft inspect --json` are the attributes here, and in each part those of its class.
+
     Attributes:
+        source: The folder or hub id that was read; None for a module.
         model_class: Name of the model's class.
+        task_type: What its head is for; None for a module that does not say.
         parameters: Numbers in the base model; what is tied counts once.
-        bytes: Bytes of its weights.
+        bytes: Bytes of its weights: of those in its files, where they are at hand.
         tree: Its modules, equal layers folded.
+        stored: What its files hold; None where no files are at hand.
         adapter: What the config means; None where none was given.
+        suggestions: Every method with its defaults; empty where a config or a regex was given.
+        regex: What the regular expression matches; None where none was given.
+        warnings: Sentences on what is odd about the model, such as files that do not fit its
+            config.
     """
 
+    source: str | None
     model_class: str
+    task_type: TaskType | None
     parameters: int
     bytes: int
     tree: Node
+    stored: StoredWeights | None = None
     adapter: AdapterReport | None = None
+    suggestions: tuple[Suggestion, ...] = ()
+    regex: RegexTest | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def inspect(
     model: nn.Module | str | Path,
     config: PeftConfig | None = None,
     task_type: TaskType | str | None = None,
+    *,
+    regex: str | None = None,
 ) -> Inspection:
     """What `model` is made of, and what an adapter of `config` would do to it.
 
-    Nothing is attached or changed.
+    Nothing is attached or changed, and no weight is loaded.
 
     Args:
-        model: A module, or the folder or hub id of a base model, of which the config alone is
-            read: no weights, no memory.
-        config: Of any method.
+        model: A module, or the folder or hub id of a base model. Its config is read, and of its
+            weights the headers, where safetensors lie in the folder or the hub's cache: they say
+            which dtypes there are, and whether they fit the config.
+        config: Of any method; None: every method is looked at, with its defaults.
         task_type: Decides the head of a model that is read; None takes that of `config`, or else
             the one that the model's own config names.
+        regex: A regular expression to try on the paths of all modules.
 
     Raises:
         ConfigError, CheckpointError: A model or config that cannot be used.
         TargetError: Targets that match nothing, with the nearest names.
     """
-    if not isinstance(model, nn.Module):
-        asked = task_type or (None if config is None else config.task_type)
-        task = as_enum(TaskType, asked or task_of(load_config(str(model))), "task_type")
-        model = load_skeleton(str(model), task)
+    stored, warnings = None, []
+    source = None if isinstance(model, nn.Module) else str(model)
+    asked = task_type or (None if config is None else config.task_type)
+    task: TaskType | None = None if asked is None else as_enum(TaskType, asked, "task_type")
+    if isinstance(model, nn.Module):
+        own = getattr(model, "config", None)
+        if task is None and isinstance(own, PreTrainedConfig):
+            task = task_of(own)
+    else:
+        task, model, stored, warnings = _read(str(model), task)
         if config is not None and config.task_type is None:
             config = config.changed(task_type=task)
-    adapter = None if config is None else _built(model, config)
-    parameters = list(model.parameters())  # what is tied is in it once
+    adapter = None if config is None else build(model, config)
+    tree = module_tree(
+        model,
+        None if adapter is None else added_numbers(adapter),
+        None if stored is None else stored.dtypes,
+    )
+    alone = config is None and regex is None
     return Inspection(
+        source=source,
         model_class=type(model).__name__,
-        parameters=sum(parameter.numel() for parameter in parameters),
-        bytes=_bytes(parameters),
-        tree=module_tree(model, None if adapter is None else _added(adapter)),
-        adapter=None if adapter is None or config is None else _report(model, config, adapter),
+        task_type=task,
+        parameters=tree.parameters,
+        bytes=_bytes(model, stored),
+        tree=tree,
+        stored=stored,
+        adapter=None
+        if adapter is None or config is None
+        else report(model, config, adapter, tree.parameters),
+        suggestions=suggest(model, task, tree.parameters) if alone else (),
+        regex=None if regex is None else try_regex(model, regex),
+        warnings=tuple(warnings),
     )
 
 
-def _built(model: nn.Module, config: PeftConfig) -> Adapter:
-    """The adapter, made without moving the random numbers that a training will draw."""
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
-        return build_adapter(model, config)
+def _read(
+    source: str, task: TaskType | None
+) -> tuple[TaskType, PreTrainedModel, StoredWeights | None, list[str]]:
+    """The model made from its config; what its files hold; what is odd about both."""
+    config = load_config(source)
+    model = load_skeleton(source, task)
+    task = task or task_of(config)
+    folder = Path(resolve(source, part="config"))  # of a hub's cache: the weights may be there
+    warnings = _unsaid(config, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    try:
+        stored = read_stored_weights(folder, model)
+    except CheckpointError as error:  # the config alone is still worth a look
+        return task, model, None, [*warnings, str(error)]
+    if stored is not None:
+        warnings += stored.warnings(head_paths(model, task))
+        warnings += _other_dtype(config, stored)
+    return task, model, stored, warnings
 
 
-def _report(model: nn.Module, config: PeftConfig, adapter: Adapter) -> AdapterReport:
-    virtual = adapter.virtual_tokens
-    encoder = None if virtual is None else virtual.encoder
-    state = {} if encoder is None else encoder.state_dict()
-    return AdapterReport(
-        method=config.peft_type.lower(),
-        patterns=_patterns(config, adapter),
-        not_hit=_not_hit(model, config, adapter),
-        saved_modules=tuple(adapter.saved),
-        virtual_tokens=0 if virtual is None else virtual.num_virtual_tokens,
-        trainable_parameters=_trainable(adapter),
-        bytes_on_disk=_bytes([*adapter_tensors(adapter).values(), *state.values()]),
+def _unsaid(config: PreTrainedConfig, raw: Mapping[str, Any]) -> list[str]:
+    """That a config leaves the size of the model to defaults, which are another model's."""
+    if any(isinstance(value, Mapping) and key.endswith("_config") for key, value in raw.items()):
+        return []  # the parts have sizes of their own
+    known = config.to_dict()
+    sizes = [config.attribute_map.get(n, n) for n in ("hidden_size", "num_hidden_layers")]
+    unsaid = [name for name in sizes if name in known and name not in raw]
+    return [
+        f"config.json does not say {name}; {known[name]} is the default of {type(config).__name__}."
+        for name in unsaid
+    ]
+
+
+def _other_dtype(config: PreTrainedConfig, stored: StoredWeights) -> list[str]:
+    said = str(config.dtype).removeprefix("torch.")
+    floats = {dtype for dtype in stored.dtypes.values() if "float" in dtype}
+    if config.dtype is None or stored.quantization or not floats or said in floats:
+        return []
+    return [f"The files hold {' and '.join(sorted(floats))}; config.json says {said}."]
+
+
+def _bytes(model: nn.Module, stored: StoredWeights | None) -> int:
+    """Bytes of the weights, in the dtypes of the files where they are at hand."""
+    if stored is not None and stored.quantization is not None:
+        return stored.bytes
+    dtypes = {} if stored is None else stored.dtypes
+    return sum(
+        parameter.numel() * getattr(torch, dtypes[name]).itemsize
+        if name in dtypes
+        else parameter.numel() * parameter.element_size()
+        for name, parameter in model.named_parameters()
     )
-
-
-def _patterns(config: PeftConfig, adapter: Adapter) -> tuple[PatternHits, ...]:
-    if not isinstance(config, TargetedConfig) or not isinstance(adapter.config, TargetedConfig):
-        return ()
-    paths = {path: adapter.views[path].target_path for path in adapter.layers}
-    wanted = config.target_modules
-    if isinstance(wanted, str) and wanted != "all-linear":
-        hit = [path for path, target in paths.items() if re.fullmatch(wanted, target)]
-        return (PatternHits(wanted, tuple(hit)),)
-    if not isinstance(wanted, list):  # left open: the resolved config says what was chosen
-        wanted = list(adapter.config.target_modules or [])
-    names = [*wanted, *(getattr(adapter.config, "target_parameters", None) or [])]
-    return tuple(
-        PatternHits(
-            name, tuple(path for path, target in paths.items() if matches_suffix(target, [name]))
-        )
-        for name in names
-    )
-
-
-def _not_hit(model: nn.Module, config: PeftConfig, adapter: Adapter) -> tuple[str, ...]:
-    method = METHODS[config.peft_type]
-    if not issubclass(method, LayerAdapter):
-        return ()
-    inside = tuple(f"{path}." for path in adapter.saved)
-    return tuple(
-        path
-        for path, view in adaptable_layers(model).items()
-        if view.kind in method.kinds
-        and path not in {*adapter.layers, *adapter.saved}
-        and not path.startswith(inside)
-    )
-
-
-def _added(adapter: Adapter) -> dict[str, int]:
-    """Numbers to train, by the path of the module that they belong to."""
-    added = {path: _trainable(module) for path, module in adapter.layers.items()}
-    added |= {path: _trainable(module) for path, module in adapter.saved.items()}
-    if adapter.virtual_tokens is not None:
-        added[""] = _trainable(adapter.virtual_tokens)
-    return added
-
-
-def _trainable(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def _bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
