@@ -25,7 +25,11 @@ def fault(*given: str | None) -> str:
         ("test.csv train.csv", "test", "test.csv"),
         ("data/train-2.jsonl data/train-10.jsonl", None, "data/train-2.jsonl data/train-10.jsonl"),
         ("train/b.json train/a.json test/a.json", None, "train/a.json train/b.json"),
-        ("my_dev_set.json x.json", "validation", "my_dev_set.json"),
+        ("my_dev_set.json my_train_set.json", "validation", "my_dev_set.json"),
+        ("gsm8k_train.json gsm8k_test.json", None, "gsm8k_train.json"),
+        ("train.json dev.json extra.json", None, "train.json"),
+        ("train.json dev.json extra.json", "extra", "extra.json"),
+        ("训练.json", None, "训练.json"),
         ("val.json train.json", "validation", "val.json"),
         ("eval.json train.json", "test", "eval.json"),
         ("part-00000-of-00002.parquet part-00001-of-00002.parquet", None, None),
@@ -124,6 +128,18 @@ def test_what_is_unclear_is_asked() -> None:
         "hf:a/b holds these rows in files of several kinds (train.csv, train.json): choose one "
         "of them, such as split: train.csv."
     )
+
+
+def test_unlike_files_in_one_folder_are_neither_joined_nor_passed_over() -> None:
+    assert fault("gsm8k_train.json alpaca.json") == (
+        "hf:a/b has several splits; choose one with split: alpaca, gsm8k_train."
+    )
+    assert fault("a_train.json b_train.json") == (
+        "hf:a/b has several splits; choose one with split: a_train, b_train."
+    )
+    assert select("a_train.json b_train.json", split="b_train") == ["b_train.json"]
+    # In a folder that is called so, whatever the files are called.
+    assert select("train/a.json train/b.json test/a.json") == ["train/a.json", "train/b.json"]
 
 
 def test_shards_that_lack() -> None:

@@ -120,16 +120,44 @@ def _require_shards(name: str, picked: list[str]) -> None:
 
 
 def _by_name(files: list[str]) -> tuple[dict[str, Splits], str]:
-    """Subsets by the folders, splits by words in the names, or else by the files' own names."""
-    subsets: dict[str, Splits] = {}
+    """Subsets by the folders; splits by words in the names, or else by the files' own names."""
+    subsets: dict[str, list[str]] = {}
     for path in files:
-        *folders, stem = PurePosixPath(path).with_suffix("").parts
-        words = [word for part in [*folders, stem] for word in re.split(r"[^a-z]+", part.lower())]
-        named = [_SPLITS[word] for word in words if word in _SPLITS]
-        split = named[-1] if named else _SHARD.sub("", stem) or stem
-        subset = "/".join(part for part in folders if part.lower() not in _NO_SUBSET) or "default"
-        subsets.setdefault(subset, {}).setdefault(split, []).append(path)
-    return subsets, "default"
+        folders = PurePosixPath(path).parts[:-1]
+        subset = "/".join(part for part in folders if part.lower() not in _NO_SUBSET)
+        subsets.setdefault(subset or "default", []).append(path)
+    return {name: _by_word(paths) or _by_stem(paths) for name, paths in subsets.items()}, "default"
+
+
+def _by_word(paths: list[str]) -> Splits | None:
+    """None where a file tells no split, or files that differ in more would be one split: a folder
+    of unlike files, of which none may be taken, or left, without a word."""
+    splits: Splits = {}
+    series: dict[str, list[str]] = {}
+    for path in paths:
+        *folders, stem = (_words(part) for part in PurePosixPath(path).with_suffix("").parts)
+        by_folder = [word for words in folders for word in words if word in _SPLITS]
+        named = [*by_folder, *(word for word in stem if word in _SPLITS)]
+        if not named:
+            return None
+        split = _SPLITS[named[-1]]
+        rest = [] if by_folder else [word for word in stem if word not in _SPLITS]
+        if series.setdefault(split, rest) != rest:
+            return None
+        splits.setdefault(split, []).append(path)
+    return splits
+
+
+def _by_stem(paths: list[str]) -> Splits:
+    splits: Splits = {}
+    for path in paths:
+        stem = PurePosixPath(path).stem
+        splits.setdefault(_SHARD.sub("", stem) or stem, []).append(path)
+    return splits
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.split(r"[\W\d_]+", name.lower()) if word]
 
 
 def _declared(readme: str, files: list[str]) -> tuple[dict[str, Splits], str] | None:
