@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from graft.atomic import require_room, write_text
 from graft.errors import ConfigError, did_you_mean
 from graft.training.adapters import kind_of, settings_model
 from graft.training.config import AdapterSettings, RunConfig
@@ -25,7 +26,13 @@ from graft.training.faults import (
 )
 from graft.training.reading import parse_yaml, read_settings
 
-__all__ = ["dump_run_config", "load_run_config", "parse_run_config", "split_overrides"]
+__all__ = [
+    "dump_run_config",
+    "load_run_config",
+    "parse_run_config",
+    "split_overrides",
+    "write_run_file",
+]
 
 # Tools whose files `graft convert` reads.
 _CONVERTED = ("LLaMA-Factory", "axolotl")
@@ -96,6 +103,21 @@ def _adapter_faults(adapters: Any) -> dict[str, str]:
 def dump_run_config(config: RunConfig) -> str:
     """The YAML text from which `load_run_config` makes `config` again."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def write_run_file(path: Path, text: str, force: bool) -> None:
+    """Write a run file that `graft` made, whole or not at all.
+
+    Raises:
+        ConfigError: There is one already, unless `force` says to replace it.
+    """
+    if path.exists() and not force:
+        raise ConfigError(
+            f"{path} exists; give another name by --output, or replace it by --force."
+        )
+    require_room(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, text)
 
 
 def split_overrides(arguments: Iterable[str]) -> list[str]:

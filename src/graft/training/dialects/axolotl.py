@@ -318,7 +318,7 @@ AXOLOTL: dict[str, Rule] = {
     "pad_to_sequence_len": equal(
         "graft pads to the longest row of a batch; padding is never learned"
     ),
-    "shuffle_merged_datasets": lost("graft draws the rows in a new random order.", off=(True,)),
+    "shuffle_merged_datasets": _shuffled,
     **each(
         "shuffle_before_merging_datasets curriculum_sampling streaming",
         lost("graft draws the rows in a new random order each epoch."),

@@ -80,6 +80,12 @@ def _checkpointing(value: Any) -> Here:
     return Here({"train.gradient_checkpointing": not value})
 
 
+def _folder(value: Any) -> Here:
+    if str(value).startswith(("REMOTE:", "ONLINE")):
+        return Here(lost="name data sets of a hub as `hf:ORG/NAME` or `ms:ORG/NAME`.")
+    return renamed("data.dataset_dir")(value)
+
+
 def _mix(value: Any) -> Here:
     if value == "concat":
         return Here(equal="graft takes every row of every data set once an epoch")
@@ -189,6 +195,7 @@ LLAMA_FACTORY: dict[str, Rule] = {
     # the data
     "dataset": renamed("data.train", change=lambda value: one_or_many(as_list(value))),
     "eval_dataset": renamed("data.eval", change=lambda value: one_or_many(as_list(value))),
+    "dataset_dir": _folder,
     "template": lost(TEMPLATE),
     "cutoff_len": renamed("data.max_length"),
     "val_size": fraction("data.eval_fraction", _COUNT),

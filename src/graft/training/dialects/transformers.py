@@ -114,10 +114,11 @@ TRANSFORMERS: dict[str, Rule] = {
         "dataloader_in_order remove_unused_columns label_names length_column_name",
         equal(IN_MEMORY),
     ),
+    "ddp_timeout": equal("graft trains in one process, which waits for no other"),
     **each("logging_first_step logging_dir jit_mode_eval", equal(LOGGED)),
     **each(
         "deepspeed fsdp fsdp_config fsdp_transformer_layer_cls_to_wrap fsdp_min_num_params "
-        "ddp_backend ddp_timeout ddp_find_unused_parameters ddp_bucket_cap_mb "
+        "ddp_backend ddp_find_unused_parameters ddp_bucket_cap_mb "
         "ddp_broadcast_buffers ddp_static_graph local_rank accelerator_config "
         "parallelism_config tpu_num_cores mp_parameters split_batches save_on_each_node "
         "log_on_each_node average_tokens_across_devices",
