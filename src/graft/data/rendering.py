@@ -122,9 +122,11 @@ class Renderer:
         self, messages: list[Message], learned: list[bool], tools: Tools | None
     ) -> list[list[Piece]]:
         rows: list[list[Piece]] = []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+        turns = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+        whole: tuple[str, list[Span] | None] = ("", None)
+        if self._marks and turns:
+            whole = self._render(messages[: turns[-1] + 1], tools, False)
+        for index in turns:
             prompt, _ = self._render(messages[:index], tools, True)
             answered, marked = self._render(messages[: index + 1], tools, False)
             cut = len(prompt)
@@ -138,9 +140,13 @@ class Renderer:
                 )
             self._extend(rows, prompt)
             if marked is not None:
-                # What the prompt has already is never generated, nor do past turns count here.
+                # The whole conversation says what is marked, as far as it goes on from here. What
+                # the prompt has already is never generated.
+                spans = whole[1] if whole[0].startswith(answered) else marked
                 marked = tuple(
-                    (max(start - cut, 0), end - cut) for start, end in marked if end > cut
+                    (max(start - cut, 0), min(end, len(answered)) - cut)
+                    for start, end in spans or ()
+                    if start < len(answered) and end > cut
                 )
             kind = "response" if learned[index] else "context"
             rows[-1].append(Piece(answered[cut:], kind, marked))
