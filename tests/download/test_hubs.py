@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from huggingface_hub import hf_hub_download
 
 from graft.download import HubAddress, Plan, Unreachable, dataset_folder, make_plan
 from graft.download.selection import default_files
@@ -235,6 +236,29 @@ def test_a_hub_that_cannot_be_reached_but_for_the_cache(side, caplog):
         assert side.plan().fetch() == folder
     (record,) = (record for record in caplog.records if record.name == "graft")
     assert f"{side.prefix}:org/name is taken from the cache" in record.getMessage()
+
+
+def test_half_a_data_set_is_not_the_whole(side):
+    """Without the hub, what an interruption left is not trained on."""
+    rows = {f"part-{n}.jsonl": b"{}" for n in range(3)}
+    side.hub.add("org/rows", rows, kind="dataset")
+    dataset_folder(f"{side.prefix}:org/rows", patterns=["part-[01]*"])
+    side.hub.faults.lacking = {"part-2.jsonl"}
+    with pytest.raises(ConfigError, match=r"lists part-2\.jsonl"):
+        dataset_folder(f"{side.prefix}:org/rows")
+    side.hub.close()
+    with pytest.raises(Unreachable, match="cannot be reached"):
+        dataset_folder(f"{side.prefix}:org/rows")
+    dataset_folder(f"{side.prefix}:org/rows", patterns=["part-[01]*"])  # which is all here
+
+
+def test_what_others_have_downloaded_will_do(hugging_face):
+    side = Side(hugging_face, "hf", "", "")
+    side.hub.add("org/name", FILES)
+    for path in WANTED:
+        hf_hub_download("org/name", path)
+    side.hub.close()
+    assert {path.name for path in side.plan().fetch().iterdir()} == WANTED
 
 
 def test_offline_the_cache_is_used_without_a_word(hugging_face, monkeypatch, caplog):

@@ -52,6 +52,7 @@ class HuggingFace:
     """A `Hub`: huggingface.co, or where HF_ENDPOINT leads."""
 
     title = "Hugging Face"
+    default_revision = constants.DEFAULT_REVISION
 
     def __init__(self, cache_dir: str | Path | None, token: str | bool | None = None) -> None:
         self.cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
@@ -81,12 +82,11 @@ class HuggingFace:
             )
             for entry in getattr(found, "siblings", None) or ()
         )
-        return Listing(name, kind, revision or constants.DEFAULT_REVISION, found.sha or "", files)
+        return Listing(name, kind, revision or self.default_revision, found.sha or "", files)
 
-    def list_cached(self, name: str, kind: Kind, revision: str | None) -> Listing | None:
+    def list_cached(self, name: str, kind: Kind, revision: str) -> Listing | None:
         """What the cache holds of `name` at `revision`."""
-        revision = revision or constants.DEFAULT_REVISION
-        reference = self._storage(name, kind) / "refs" / revision
+        reference = self.storage(name, kind) / "refs" / revision
         commit = reference.read_text().strip() if reference.is_file() else revision
         listing = Listing(name, kind, revision, commit, ())
         folder = self.folder(listing)
@@ -94,7 +94,7 @@ class HuggingFace:
 
     def folder(self, listing: Listing) -> Path | None:
         """The snapshot in the cache, whole or not."""
-        folder = self._storage(listing.name, listing.kind) / "snapshots" / listing.commit
+        folder = self.storage(listing.name, listing.kind) / "snapshots" / listing.commit
         return folder if folder.is_dir() else None
 
     def begun(self, listing: Listing, file: RepoFile) -> int:
@@ -104,9 +104,9 @@ class HuggingFace:
 
     def fetch(self, listing: Listing, files: Sequence[RepoFile]) -> Path:
         """Several at a time; a large file is continued where it was cut off."""
-        with self._sentences(listing.name, listing.kind, listing.revision):
+        with self._sentences(listing.name, listing.kind, listing.revision, fetching=True):
             side_by_side(lambda file, stop: self._fetch_one(listing, file, stop), files)
-            storage = self._storage(listing.name, listing.kind)
+            storage = self.storage(listing.name, listing.kind)
             if listing.revision != listing.commit:  # how the cache finds a branch without the hub
                 reference = storage / "refs" / listing.revision
                 reference.parent.mkdir(parents=True, exist_ok=True)
@@ -175,14 +175,17 @@ class HuggingFace:
                 raise
 
     def _partial(self, listing: Listing, file: RepoFile) -> Path:
-        storage = self._storage(listing.name, listing.kind)
+        storage = self.storage(listing.name, listing.kind)
         return storage / "blobs" / f"{file.digest}.incomplete"
 
-    def _storage(self, name: str, kind: Kind) -> Path:
+    def storage(self, name: str, kind: Kind) -> Path:
+        """As the client lays out its cache."""
         return self.cache / repo_folder_name(repo_id=name, repo_type=kind)
 
     @contextmanager
-    def _sentences(self, name: str, kind: Kind, revision: str | None) -> Iterator[None]:
+    def _sentences(
+        self, name: str, kind: Kind, revision: str | None, fetching: bool = False
+    ) -> Iterator[None]:
         """Turn the client's errors inside the block into a sentence each."""
         noun = NOUNS[kind]
         try:
@@ -211,7 +214,7 @@ class HuggingFace:
                 ) from None
             if isinstance(cause, HfHubHTTPError):
                 raise self._refusal(name, cause) from None
-            raise self._unreachable(cause) from None
+            raise self._unreachable(cause, fetching) from None
         except EntryNotFoundError as error:
             path = "a file"
             if isinstance(error, HfHubHTTPError):
@@ -221,7 +224,7 @@ class HuggingFace:
             missing = error.response.status_code == 404  # as a mirror may say it
             raise (self._missing(name, kind) if missing else self._refusal(name, error)) from None
         except HTTPError as error:
-            raise self._unreachable(error) from None
+            raise self._unreachable(error, fetching) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -263,11 +266,16 @@ class HuggingFace:
         reason = error.server_message or error.response.reason_phrase
         return ConfigError(f"{self.title} answers {status} for {name}: {reason}.")
 
-    def _unreachable(self, error: BaseException) -> Unreachable:
+    def _unreachable(self, error: BaseException, fetching: bool) -> Unreachable:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        if fetching:
+            return Unreachable(
+                f"The connection to {self.title} ({self.endpoint}) broke off ({reason}): run the "
+                "same again; what has arrived is kept."
+            )
         return Unreachable(
-            f"{self.title} ({self.endpoint}) cannot be reached, or the connection broke off "
-            f"({type(error).__name__}): check the connection and the proxy, or set HF_ENDPOINT to "
-            "a mirror, then run the same again; what has arrived is kept."
+            f"{self.title} ({self.endpoint}) cannot be reached ({reason}): check the connection "
+            "and the proxy, or set HF_ENDPOINT to a mirror."
         )
 
     def _revisions(self, name: str, kind: Kind) -> list[str]:

@@ -61,6 +61,7 @@ class Hub(Protocol):
     """What graft asks of a hub's client; both hubs answer in the same words."""
 
     title: str
+    default_revision: str
 
     @property
     def endpoint(self) -> str:
@@ -76,8 +77,12 @@ class Hub(Protocol):
         """What there is; Unreachable where the hub does not answer, ConfigError for the rest."""
         ...
 
-    def list_cached(self, name: str, kind: Kind, revision: str | None) -> Listing | None:
-        """What was downloaded before, without asking the hub."""
+    def list_cached(self, name: str, kind: Kind, revision: str) -> Listing | None:
+        """The files that are here, without asking the hub."""
+        ...
+
+    def storage(self, name: str, kind: Kind) -> Path:
+        """The folder of the cache for all revisions of a repository."""
         ...
 
     def folder(self, listing: Listing) -> Path | None:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelScope"]
 
-_MASTER = "master"
 _SETTINGS = {  # of the client, which reads them when it is imported
     "MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS": "2",  # says after 1 s that there is no connection
     "MODELSCOPE_DOWNLOAD_TOTAL_TIMEOUT": "86400",  # its hour is short for a large file
@@ -31,6 +30,7 @@ class ModelScope:
     """A `Hub`: modelscope.cn, or where MODELSCOPE_ENDPOINT (once MODELSCOPE_DOMAIN) leads."""
 
     title = "ModelScope"
+    default_revision = "master"
 
     def __init__(self, cache_dir: str | Path | None) -> None:
         self._cache_dir = Path(cache_dir).expanduser() if cache_dir else None
@@ -82,13 +82,16 @@ class ModelScope:
             for entry in found
             if entry.type != "tree"
         )
-        return Listing(name, kind, revision or _MASTER, "", files)
+        return Listing(name, kind, revision or self.default_revision, "", files)
 
-    def list_cached(self, name: str, kind: Kind, revision: str | None) -> Listing | None:
+    def list_cached(self, name: str, kind: Kind, revision: str) -> Listing | None:
         """What the cache holds of `name` at `revision`."""
-        listing = Listing(name, kind, revision or _MASTER, "", ())
-        folder = self.folder(listing)
-        return folder and Listing(name, kind, listing.revision, "", files_in(folder))
+        folder = self.folder(Listing(name, kind, revision, "", ()))
+        return folder and Listing(name, kind, revision, "", files_in(folder))
+
+    def storage(self, name: str, kind: Kind) -> Path:
+        """As the client lays out its cache."""
+        return self.cache / f"{kind}s" / name.replace("/", "--")
 
     def folder(self, listing: Listing) -> Path | None:
         """The snapshot in the cache, whole or not."""
@@ -142,7 +145,7 @@ class ModelScope:
         except NotExistError:
             raise self._missing(name, kind, revision) from None
         except (HubError, OSError) as error:
-            raise self._failure(name, "it", error) from None
+            raise self._failure(name, "", error) from None
 
     def _failure(self, name: str, path: str, error: BaseException) -> Exception:
         """The sentence for what went wrong with one file, or with the listing."""
@@ -177,15 +180,18 @@ class ModelScope:
                 )
             case client.NetworkError():
                 return Unreachable(
-                    f"{self.title} ({self.endpoint}) cannot be reached, or the connection broke "
-                    f"off: check the connection and the proxy, then {again}."
+                    f"The connection to {self.title} ({self.endpoint}) broke off: {again}."
+                    if path
+                    else f"{self.title} ({self.endpoint}) cannot be reached: check the connection "
+                    "and the proxy, or set MODELSCOPE_ENDPOINT."
                 )
             case OSError(errno=errno.ENOSPC | errno.EDQUOT):
                 return ConfigError(
                     f"The disk of {self.cache} is full: make room, or choose another folder for "
                     f"downloads (MODELSCOPE_CACHE, --cache-dir), then {again}."
                 )
-        return ConfigError(f"{self.title} does not give {path} of {name}: {error}")
+        what = f"{path} of {name}" if path else name
+        return ConfigError(f"{self.title} does not give {what}: {error}")
 
     def _missing(self, name: str, kind: Kind, revision: str | None) -> ConfigError:
         """The revision is missing, or the repository: the list of revisions tells."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
+from graft.atomic import write_text
 from graft.download.address import HubAddress, hub_address
 from graft.download.hugging_face import HuggingFace
 from graft.download.integrity import digest_of
@@ -34,6 +37,7 @@ class Plan:
         listing: All that the repository has; what the cache has, where the hub cannot be reached.
         files: Those that are wanted.
         missing: Those of them that are to be fetched.
+        unreached: Why the hub does not answer, where it does not.
     """
 
     address: HubAddress
@@ -41,6 +45,7 @@ class Plan:
     listing: Listing
     files: tuple[RepoFile, ...]
     missing: tuple[RepoFile, ...]
+    unreached: Unreachable | None = None
 
     @property
     def bytes_missing(self) -> int:
@@ -56,7 +61,7 @@ class Plan:
 
     def changed(self, files: Sequence[RepoFile]) -> Plan:
         """The same for other files of the repository."""
-        return _plan(self.address, self.hub, self.listing, files)
+        return _plan(self.address, self.hub, self.listing, files, self.unreached)
 
     def fetch(self) -> Path:
         """Download what is missing; the folder that holds the files.
@@ -65,6 +70,11 @@ class Plan:
             ConfigError: No room on the disk, or a hub that does not give a file.
             CheckpointError: A file that arrived damaged.
         """
+        if self.unreached:
+            if self.missing:
+                raise self.unreached
+            if not isinstance(self.unreached, Offline):
+                _warn_of_age(f"{self.address} is taken from the cache", str(self.unreached))
         if not self.missing:
             folder = self.hub.folder(self.listing)
             assert folder is not None
@@ -76,6 +86,7 @@ class Plan:
                 f"{size_text(free)} are free: make room, or choose another folder for downloads "
                 "(HF_HOME, MODELSCOPE_CACHE, --cache-dir)."
             )
+        _remember(self.hub, self.listing)
         folder = self.hub.fetch(self.listing, self.missing)
         for file in self.missing:
             self._require_as_listed(folder / file.path, file)
@@ -108,7 +119,7 @@ def make_plan(
 ) -> Plan:
     """Ask the hub what the repository has, and look what of that is here.
 
-    Where the hub cannot be reached, the plan is what was downloaded before, with a warning.
+    Where the hub cannot be reached, what was downloaded before will do, with a warning.
 
     Args:
         address: Of the repository.
@@ -124,17 +135,13 @@ def make_plan(
     """
     hub: Hub = HuggingFace(cache_dir, token) if address.hub == "hf" else ModelScope(cache_dir)
     try:
-        listing = hub.list(address.name, kind, revision)
+        listing, unreached = hub.list(address.name, kind, revision), None
     except Unreachable as error:
-        cached = hub.list_cached(address.name, kind, revision)
-        if cached is None or not choose(cached):
+        listing = _recall(hub, address.name, kind, revision or hub.default_revision)
+        unreached = error
+        if listing is None or not choose(listing):
             raise
-        if not isinstance(error, Offline):
-            _LOG.warning(
-                "%s is taken from the cache %s, which may be old. %s", address, hub.cache, error
-            )
-        listing = cached
-    return _plan(address, hub, listing, choose(listing))
+    return _plan(address, hub, listing, choose(listing), unreached)
 
 
 def dataset_folder(
@@ -177,10 +184,42 @@ def plan_dataset(
     return plan
 
 
-def _plan(address: HubAddress, hub: Hub, listing: Listing, files: Sequence[RepoFile]) -> Plan:
+@cache
+def _warn_of_age(what: str, why: str) -> None:
+    """Once, however often a model's parts are asked for."""
+    _LOG.warning("%s, which may be old. %s", what, why)
+
+
+def _plan(
+    address: HubAddress,
+    hub: Hub,
+    listing: Listing,
+    files: Sequence[RepoFile],
+    unreached: Unreachable | None,
+) -> Plan:
     folder = hub.folder(listing)
     missing = [f for f in files if folder is None or not _is_here(folder, f, listing)]
-    return Plan(address, hub, listing, tuple(files), tuple(missing))
+    return Plan(address, hub, listing, tuple(files), tuple(missing), unreached)
+
+
+def _memory(hub: Hub, name: str, kind: Kind, revision: str) -> Path:
+    return hub.storage(name, kind) / f"listing-{revision.replace('/', '--')}.json"
+
+
+def _remember(hub: Hub, listing: Listing) -> None:
+    """Keep the listing, so that half a data set is not taken for the whole without the hub."""
+    path = _memory(hub, listing.name, listing.kind, listing.revision)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(asdict(listing)))
+
+
+def _recall(hub: Hub, name: str, kind: Kind, revision: str) -> Listing | None:
+    """The listing of the last download; of what others have downloaded, the files that are here."""
+    path = _memory(hub, name, kind, revision)
+    if not path.is_file():
+        return hub.list_cached(name, kind, revision)
+    listing = json.loads(path.read_text(encoding="utf-8"))
+    return Listing(**{**listing, "files": tuple(RepoFile(**file) for file in listing["files"])})
 
 
 def _is_here(folder: Path, file: RepoFile, listing: Listing) -> bool:
