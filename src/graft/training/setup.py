@@ -20,7 +20,7 @@ from graft.atomic import require_room, write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
 from graft.errors import ConfigError
-from graft.hub import LABELS_NAME, load_config, load_model, load_tokenizer, resolve
+from graft.hub import LABELS_NAME, load_config, load_model, load_tokenizer, local_folder, resolve
 from graft.training.config import RunConfig
 from graft.training.state import Store, checkpoints
 
@@ -94,7 +94,8 @@ def set_up(config: RunConfig, resume: bool, tell: Callable[[str], None]) -> Setu
     require_room(output_dir)
     if checkpoint is None and not config.train.overwrite_output_dir:
         _refuse_used(output_dir)
-    resolve(config.base_model, config.revision)  # no use preparing data for a model without weights
+    if local_folder(config.base_model) is not None:  # a download comes after what is quick to see
+        resolve(config.base_model)
     bf16, why = _precision(config.train.bf16)
     config = config.resolved(bf16)
     notes = [f"precision: {'bfloat16' if bf16 else 'float32'} ({why})"]

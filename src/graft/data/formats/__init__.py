@@ -12,7 +12,14 @@ from graft.data.formats.conversations import (
     read_tools,
 )
 from graft.data.formats.labels import read_label, read_tags
-from graft.data.formats.layouts import FORMATS, Format, find_format, read_batches, rename_columns
+from graft.data.formats.layouts import (
+    FORMATS,
+    Format,
+    find_format,
+    read_batches,
+    rename_columns,
+    suggest_columns,
+)
 from graft.data.formats.questions import Question, read_question
 
 __all__ = [
@@ -30,4 +37,5 @@ __all__ = [
     "read_text",
     "read_tools",
     "rename_columns",
+    "suggest_columns",
 ]

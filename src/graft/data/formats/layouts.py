@@ -13,7 +13,7 @@ from graft.config import TaskType
 from graft.data.rows import Row, Rows
 from graft.errors import DataError, did_you_mean
 
-__all__ = ["FORMATS", "Format", "find_format", "read_batches", "rename_columns"]
+__all__ = ["FORMATS", "Format", "find_format", "read_batches", "rename_columns", "suggest_columns"]
 
 Read = TypeVar("Read")
 
@@ -165,17 +165,33 @@ def find_format(rows: Rows, given: str, task_type: TaskType) -> str:
     return given
 
 
-def _suggestion(there: list[str], formats: dict[str, Format]) -> str:
-    """How to name the columns of the first format that `there` could be, or nothing."""
+def suggest_columns(rows: Rows, task_type: TaskType) -> dict[str, str] | None:
+    """Our name -> the file's for columns that may be those of a format; None where none may.
+
+    Only a guess: someone has to see that it is right.
+    """
+    return _likely(rows.columns, {n: f for n, f in FORMATS.items() if task_type in f.tasks})
+
+
+def _likely(there: list[str], formats: dict[str, Format]) -> dict[str, str] | None:
+    """How to name the columns of the first format that `there` could be."""
     for candidate in formats.values():
         found = {}
         for column in candidate.columns:
             names = (column, *_LIKELY.get(column, ()))
             found[column] = next((n for n in names if n in there), None)
-        if all(found.values()):
-            mapping = ", ".join(f"{ours}: {theirs}" for ours, theirs in found.items())
-            return f" If that is what they are, set columns: {{{mapping}}}."
-    return ""
+        named = {ours: theirs for ours, theirs in found.items() if theirs is not None}
+        if len(named) == len(found):
+            return named
+    return None
+
+
+def _suggestion(there: list[str], formats: dict[str, Format]) -> str:
+    found = _likely(there, formats)
+    if found is None:
+        return ""
+    mapping = ", ".join(f"{ours}: {theirs}" for ours, theirs in found.items())
+    return f" If that is what they are, set columns: {{{mapping}}}."
 
 
 def _other_task(there: list[str], fitting: dict[str, Format]) -> str:
