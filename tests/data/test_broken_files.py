@@ -22,7 +22,8 @@ from graft.data.formats import (
     read_text,
 )
 from graft.data.prepare import prepare_data
-from graft.data.sources import Row, read_source, resolve_source
+from graft.data.rows import Row
+from graft.data.sources import read_source, resolve_source
 from graft.errors import DataError
 
 CHAT, CLASSES, TAGS = TaskType.CAUSAL_LM, TaskType.SEQ_CLS, TaskType.TOKEN_CLS

@@ -53,7 +53,3 @@ class Rows:
         """`"row 3 of FILE"` for the row `index`."""
         path, row = self.place(index)
         return f"row {row} of {path}"
-
-    def head(self, count: int | None) -> Rows:
-        """The first `count` rows; all where `count` is None."""
-        return self if count is None else Rows(self.items[:count], self.files)

@@ -12,7 +12,7 @@ from graft.data.formats import (
     read_label,
     rename_columns,
 )
-from graft.data.sources import Row, Rows
+from graft.data.rows import Row, Rows
 from graft.errors import DataError
 
 

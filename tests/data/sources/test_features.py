@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from graft.data.sources import read_files
+from graft.data.sources.files import read_files
 
 
 def test_labels_and_tags_have_the_names_that_datasets_wrote(tmp_path: Path) -> None:

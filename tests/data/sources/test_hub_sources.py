@@ -11,7 +11,7 @@ import pytest
 
 from graft.data.config import SourceConfig
 from graft.data.sources import read_source, resolve_source
-from graft.errors import DataError
+from graft.errors import ConfigError, DataError
 from hubs import LoopbackHub
 
 CARD = b"""---
@@ -75,7 +75,7 @@ def test_what_is_here_is_enough_when_the_hub_is_gone(hub: tuple[str, LoopbackHub
     server.faults.status = 503
     assert texts(f"{prefix}:org/name:zh") == ["你好"]
     # What was not fetched is not there, rather than something else in its place.
-    with pytest.raises(DataError, match="has no subset 'en'"):
+    with pytest.raises(ConfigError, match="out of order: it answers 503"):
         texts(f"{prefix}:org/name:en")
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from graft.data.formats import read_question
-from graft.data.sources import read_files
+from graft.data.sources.files import read_files
 from graft.errors import DataError
 
 ARTICLES = {

@@ -5,8 +5,6 @@ In this order: `address` (what a path says), `catalogue` (LLaMA-Factory's datase
 mean is left to `formats`.
 """
 
-from graft.data.rows import Row, Rows
-from graft.data.sources.files import read_files
 from graft.data.sources.source import Source, read_source, resolve_source
 
-__all__ = ["Row", "Rows", "Source", "read_files", "read_source", "resolve_source"]
+__all__ = ["Source", "read_source", "resolve_source"]

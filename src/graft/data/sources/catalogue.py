@@ -6,11 +6,11 @@ What graft cannot do (preference data, pictures, loading scripts) is refused by 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graft.download import hub_address
 from graft.errors import DataError, did_you_mean
 
 __all__ = ["CATALOGUE", "TAGS", "Entry", "names_in", "read_entry"]
@@ -150,7 +150,7 @@ def _refuse_unsupported(described: dict[str, Any], where: str) -> None:
 def _place(described: dict[str, Any], where: str) -> tuple[str | None, str]:
     """Hub and name. Of two hubs it is Hugging Face, unless USE_MODELSCOPE_HUB says otherwise."""
     on = {"hf": described.get("hf_hub_url"), "ms": described.get("ms_hub_url")}
-    if os.environ.get("USE_MODELSCOPE_HUB", "0").lower() in ("1", "true", "y") and on["ms"]:
+    if on["ms"] and hub_address(on["ms"]).hub == "ms":
         return "ms", on["ms"]
     for hub, name in on.items():
         if name:
