@@ -1,5 +1,6 @@
 """One source: its tokens against each row by itself, its counts, and what is kept of it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,27 @@ def test_a_cache_that_cannot_be_written(
     monkeypatch.setenv("GRAFT_CACHE", str(tmp_path / "file"))
     with pytest.raises(DataError, match=r"cannot be kept in .*file: .*GRAFT_CACHE.*use_cache"):
         prepare_data(DataConfig(train=jsonl(PAIRS)), byte_level, TaskType.CAUSAL_LM, 0)
+
+
+def test_long_work_is_heard_of_and_leaves_the_environment_as_it_was(
+    byte_level: PreTrainedTokenizerBase, jsonl: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graft.data.encoding._PATIENCE", -1.0)
+    path = jsonl(ASKED)
+    source, config = Source("x", (Path(path),)), DataConfig(train=path, use_cache=False)
+    for before in ("false", None):
+        monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+        if before is not None:
+            monkeypatch.setenv("TOKENIZERS_PARALLELISM", before)
+        heard: list[tuple[str, str | None]] = []
+
+        def tell(text: str) -> None:
+            heard.append((text, os.environ.get("TOKENIZERS_PARALLELISM")))  # noqa: B023
+
+        encode_source(source, byte_level, config, TaskType.CAUSAL_LM, tell)
+        assert heard == [
+            ("tokenising 1,100 rows of x", before),
+            ("tokenised 1,000 of 1,100 rows", "true"),
+            ("tokenised 1,100 of 1,100 rows", "true"),
+        ]
+        assert os.environ.get("TOKENIZERS_PARALLELISM") == before

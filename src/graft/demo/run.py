@@ -198,7 +198,8 @@ def _prepare(tokenizer: PreTrainedTokenizerBase) -> Rows:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in train_rows()), encoding="utf-8")
-        prepared: Any = prepare_data(DataConfig(train=str(file)), tokenizer, _TASK, SEED)
+        config = DataConfig(train=str(file), use_cache=False)
+        prepared: Any = prepare_data(config, tokenizer, _TASK, SEED)
         return prepared.train
 
 
