@@ -220,7 +220,7 @@ class Predictor:
         names = self._base.config.id2label
         out: list[list[str | None]] = []
         for words in encode_words(self.tokenizer, [list(row) for row in rows], self._positions):
-            if words.truncated:
+            if words.lost:
                 raise DataError(
                     f"A row of {len(words.first):,} words has more tokens than the base model "
                     f"reads ({self._positions:,}): give it in parts."

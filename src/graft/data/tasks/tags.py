@@ -29,11 +29,13 @@ class Words(NamedTuple):
         first: The place of each word's first token; None for one without any: it was cut off, or
             is made of characters that the tokenizer leaves out.
         truncated: Whether the text was cut.
+        lost: How many words were cut off.
     """
 
     columns: dict[str, list[int]]
     first: list[int | None]
     truncated: bool
+    lost: int
 
 
 class Tags(Task):
@@ -66,12 +68,14 @@ def encode_words(
     out: list[Words] = []
     for at, (text, words) in enumerate(zip(texts, rows, strict=True)):
         columns = {name: column[at] for name, column in whole.items()}
-        truncated = len(columns["input_ids"]) > limit
+        first = _first_tokens(words, columns.pop("offset_mapping"))
+        truncated, there = len(columns["input_ids"]) > limit, len(words) - first.count(None)
         if truncated:  # by the tokenizer, which keeps its special tokens
             cut = inputs_of(tokenizer, [text], max_length=limit, return_offsets_mapping=True)
             columns = {name: column[0] for name, column in cut.items()}
-        offsets = columns.pop("offset_mapping")
-        out.append(Words(columns, _first_tokens(words, offsets), truncated))
+            first = _first_tokens(words, columns.pop("offset_mapping"))
+        lost = there - (len(words) - first.count(None))
+        out.append(Words(columns, first, truncated, lost))
     return out
 
 
@@ -107,4 +111,4 @@ def _example(words: Words, tags: list[str]) -> Example | None:
     if not any(labels):
         return None
     columns: dict[str, Any] = {name: array(values) for name, values in words.columns.items()}
-    return Example({**columns, "labels": labels}, words.truncated, words.truncated)
+    return Example({**columns, "labels": labels}, words.truncated, words.lost > 0)
