@@ -63,10 +63,6 @@ def test_a_file_whose_name_ends_like_a_number_of_rows(tmp_path: Path) -> None:
             {"path": "hf:a/b:c", "subset": "d"},
             "hf:a/b:c names the subset 'c', and subset: 'd' is given beside it: keep one.",
         ),
-        (
-            {"path": "a.jsonl", "revision": "v"},
-            "revision: a.jsonl is no data set on a hub (hf:ORG/NAME, ms:ORG/NAME).",
-        ),
     ],
 )
 def test_paths_that_mean_nothing(entry: dict, message: str) -> None:

@@ -110,6 +110,7 @@ def test_files_follow_each_other_and_rows_know_their_place(tmp_path: Path) -> No
         ("a.csv", 'a,b\n1,"2\n', "not CSV"),
         ("a.csv", 'a,b\n1,"x"y\n', "line 2: not CSV: a quote inside a quoted cell; write it twice"),
         ("a.csv", "a,b\r1,2\r", "line 1: not CSV: its lines end in carriage returns alone"),
+        ("a.json", '[{"a": "b"},\n {"a": "\\udc00"}]', "row 2: \\udc00 is half of a character"),
         ("a.json", "[" * 100_000, "nested too deep"),
         ("a.json", '{"a": 1}\n[1]', "line 2: expected an object, not a list"),
         ("a.csv", "a,a\n1,2\n", "two columns have the same name"),

@@ -72,8 +72,11 @@ def test_what_is_here_is_enough_when_the_hub_is_gone(hub: tuple[str, LoopbackHub
     prefix, server = hub
     server.add("org/name", FILES, kind="dataset")
     assert texts(f"{prefix}:org/name:zh") == ["你好"]
+    server.add("org/plain", {"train.jsonl": b'{"text": "a"}'}, kind="dataset")
+    assert texts(f"{prefix}:org/plain") == ["a"]
     server.faults.status = 503
     assert texts(f"{prefix}:org/name:zh") == ["你好"]
+    assert texts(f"{prefix}:org/plain") == ["a"]
     # What was not fetched is not there, rather than something else in its place.
     with pytest.raises(ConfigError, match="out of order: it answers 503"):
         texts(f"{prefix}:org/name:en")

@@ -73,6 +73,8 @@ def test_a_folder_in_the_catalogue_is_read_whole(tmp_path: Path) -> None:
     write(tmp_path / "dataset_info.json", {"mine": {"file_name": "mine"}})
     source = resolve_source(SourceConfig(path="mine"), str(tmp_path))
     assert read_source(source).items == ROWS[:2]
+    one = resolve_source(SourceConfig(path="mine", split="part1.json"), str(tmp_path))
+    assert read_source(one).items == ROWS[1:2]
 
 
 SAID = [("SYS", "s"), ("USER", "a"), ("CALL", '{"name": "f", "arguments": {}}'), ("OBS", "3")]
@@ -177,3 +179,12 @@ def test_subsets_and_splits_that_are_not_there(tmp_path: Path) -> None:
     assert fault(tmp_path, file, subset="en") == (
         f"subset: {file} is one file, and has no subsets."
     )
+    assert fault(tmp_path, file, revision="v") == (
+        f"revision: {file} is no data set on a hub (hf:ORG/NAME, ms:ORG/NAME)."
+    )
+    write(tmp_path / "dataset_info.json", {"mine": {"file_name": "en/train.json"}})
+    assert fault(tmp_path, "mine", True, split="test") == (
+        f"split: {file} is one file, and has no splits."
+    )
+    write(tmp_path / "dataset_info.json", {"mine": {"file_name": "en"}})
+    assert fault(tmp_path, "mine", True, split="test") == "mine has no split 'test'. Valid: train."

@@ -52,8 +52,6 @@ class Address:
                     "beside it: keep one."
                 )
         rows = [count for count in (_count(config.path, said), config.max_rows) if count]
-        if hub is None and said.get("revision"):
-            raise DataError(f"revision: {name} is no data set on a hub (hf:ORG/NAME, ms:ORG/NAME).")
         return cls(
             hub,
             name,

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from graft.data.sources.tags import TAGS
 from graft.download import hub_address
 from graft.errors import DataError, did_you_mean
 
-__all__ = ["CATALOGUE", "TAGS", "Entry", "names_in", "read_entry"]
+__all__ = ["CATALOGUE", "Entry", "names_in", "read_entry"]
 
 CATALOGUE = "dataset_info.json"
 
@@ -25,15 +26,6 @@ _LAYOUTS = {
     "alpaca": ("alpaca", _ALPACA),
     "sharegpt": ("sharegpt", {"messages": "conversations", **_ASIDE}),
     "openai": ("messages", {"messages": "messages", **_ASIDE}),
-}
-TAGS = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "observation_tag": "observation",
-    "function_tag": "function_call",
-    "system_tag": "system",
 }
 _PLACES = ("hf_hub_url", "ms_hub_url", "file_name")
 _KEYS = (

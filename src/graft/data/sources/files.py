@@ -136,7 +136,7 @@ def _object_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]
     for number, line in lines:
         if line.strip():
             try:
-                item = _parsed(line)
+                item = json.loads(line)
             except (ValueError, RecursionError) as error:
                 cut = "" if line.endswith("\n") else _cut_hint(line)
                 hint = (cut or f" {_LINE}") if isinstance(error, json.JSONDecodeError) else ""
@@ -144,6 +144,8 @@ def _object_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]
             if not isinstance(item, dict):
                 found = _name_of(item)
                 raise DataError(f"{path}, line {number}: expected an object, not {found}.")
+            if _may_have_halves(line):
+                _require_whole(item, f"{path}, line {number}")
             if is_nested(item):
                 yield from flattened(item, f"{path}, line {number}")
             else:
@@ -152,7 +154,7 @@ def _object_lines(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[Row]
 
 def _document(path: Path, text: str, skipped: int) -> Iterator[Row]:
     try:
-        document = _parsed(text)
+        document = json.loads(text)
     except json.JSONDecodeError as error:
         line = error.lineno + skipped
         raise DataError(f"{path}, line {line}: {_fault(error)}{_cut_hint(text)}") from None
@@ -164,18 +166,29 @@ def _document(path: Path, text: str, skipped: int) -> Iterator[Row]:
             raise DataError(f"{path} is one object over several lines (keys: {keys}). {_LINE}")
         yield from flattened(document, str(path))
         return
+    halves = _may_have_halves(text)
     for number, item in enumerate(document, 1):
         if not isinstance(item, dict):
             found = _name_of(item)
             raise DataError(f"{path}, row {number}: expected an object, not {found}.")
+        if halves:
+            _require_whole(item, f"{path}, row {number}")
         yield item
 
 
-def _parsed(text: str) -> Any:
-    item = json.loads(text)
-    if "\\ud" in text or "\\uD" in text:  # the escapes of characters in two halves
+def _may_have_halves(text: str) -> bool:
+    return "\\ud" in text or "\\uD" in text  # the escapes of characters in two halves
+
+
+def _require_whole(item: Any, where: str) -> None:
+    """Refuse half of such a character: no tokenizer takes it."""
+    try:
         json.dumps(item, ensure_ascii=False).encode()
-    return item
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(error.object[error.start]):x}"
+        raise DataError(
+            f"{where}: {half} is half of a character: write the other half too, or remove it."
+        ) from None
 
 
 def _cut_hint(text: str) -> str:
@@ -184,9 +197,6 @@ def _cut_hint(text: str) -> str:
 
 
 def _fault(error: Exception) -> str:
-    if isinstance(error, UnicodeEncodeError):
-        half = str(error.object)[error.start : error.start + 1].encode("ascii", "backslashreplace")
-        return f"{half.decode()} is half of a character: write the other half too, or remove it."
     if isinstance(error, RecursionError):
         return "not JSON that can be read: nested too deep."
     if isinstance(error, json.JSONDecodeError):
@@ -217,11 +227,12 @@ def _read_csv(path: Path) -> Iterator[Row]:
         before = reader.line_num
         for cells in reader:
             if cells and len(cells) != len(header):
+                count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
                 more = len(cells) > len(header)
+                cure = "quote text that holds commas" if more else "fill in what lacks"
                 raise DataError(
-                    f"{path}, line {before + 1}: {len(cells)} cell{'s'[: len(cells) > 1]}, but "
-                    f"{len(header)} columns are named in the first line; "
-                    + ("quote text that holds commas." if more else "fill in what lacks.")
+                    f"{path}, line {before + 1}: {count}, but {len(header)} columns are named in "
+                    f"the first line; {cure}."
                 )
             before = reader.line_num
             if cells:  # else an empty line

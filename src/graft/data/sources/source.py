@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from graft.data.config import SourceConfig
 from graft.data.formats import rename_columns
-from graft.data.rows import Row, Rows
+from graft.data.rows import Rows
 from graft.data.sources.address import Address
-from graft.data.sources.catalogue import CATALOGUE, TAGS, Entry, names_in, read_entry
+from graft.data.sources.catalogue import CATALOGUE, Entry, names_in, read_entry
 from graft.data.sources.files import read_files, require_file
 from graft.data.sources.splits import data_files, select_files
-from graft.download import hub_address, make_plan
+from graft.data.sources.tags import untagged
+from graft.download import Listing, RepoFile, hub_address, make_plan
 from graft.errors import DataError, did_you_mean
 
 __all__ = ["Source", "read_source", "resolve_source"]
 
-README = "README.md"
+_README = "README.md"
 
 
 @dataclass(frozen=True)
@@ -78,44 +80,67 @@ def read_source(source: Source) -> Rows:
         DataError: A file that cannot be read, or a column that it does not have.
     """
     rows = rename_columns(read_files(source.files, source.max_rows), source.columns)
-    return _untagged(rows, source.tags) if source.tags else rows
+    return untagged(rows, source.tags, source.format) if source.tags else rows
 
 
 def _files(address: Address, dataset_dir: str | None) -> tuple[Path, ...]:
     name = address.name
     if address.hub is not None:
-        return _files_on_hub(f"{address.hub}:{name}", address.revision, address)
+        return _files_on_hub(f"{address.hub}:{name}", address)
+    if address.revision is not None:
+        raise DataError(f"revision: {name} is no data set on a hub (hf:ORG/NAME, ms:ORG/NAME).")
     path = Path(name)
     if path.is_dir():
         return _files_in(path, address)
     _explain_missing(path, name, dataset_dir)
+    return _file(path, address)
+
+
+def _files_of_entry(entry: Entry, address: Address) -> tuple[Path, ...]:
+    asked = replace(
+        address, subset=address.subset or entry.subset, split=address.split or entry.split
+    )
+    if entry.hub is not None:
+        return _files_on_hub(f"{entry.hub}:{entry.name}", asked, entry.folder)
+    path = Path(entry.name)
+    if not path.is_dir():
+        return _file(path, address)
+    if asked.subset or asked.split:
+        return _files_in(path, asked)
+    files = tuple(path / name for name in data_files(_names(path)))  # all of them, as there
+    if not files:
+        raise DataError(f"{path} holds no data file ({address.name} in {CATALOGUE}).")
+    return files
+
+
+def _file(path: Path, address: Address) -> tuple[Path, ...]:
     require_file(path)
     for key in ("subset", "split"):
         if getattr(address, key) is not None:
-            raise DataError(f"{key}: {name} is one file, and has no {key}s.")
+            raise DataError(f"{key}: {path} is one file, and has no {key}s.")
     return (path,)
 
 
 def _files_in(folder: Path, address: Address) -> tuple[Path, ...]:
     names = _names(folder)
-    readme = _text_of(folder / README) if README in names else ""
+    readme = _text_of(folder / _README) if _README in names else ""
     picked = select_files(names, readme, address.name, address.subset, address.split)
     return tuple(folder / path for path in picked)
 
 
-def _files_on_hub(
-    source: str, revision: str | None, address: Address, inside: str | None = None
-) -> tuple[Path, ...]:
+def _files_on_hub(source: str, address: Address, inside: str | None = None) -> tuple[Path, ...]:
     """The files of the subset and split; only these are fetched, and the README that tells them."""
-    plan = make_plan(hub_address(source), lambda listing: listing.files, "dataset", revision)
+    plan = make_plan(hub_address(source), _readme_or_all, "dataset", address.revision)
     names = {file.path: file for file in plan.listing.files}
-    readme = ""
-    if README in names:
-        readme = _text_of(plan.changed([names[README]]).fetch() / README)
+    readme = _text_of(plan.fetch() / _README) if _README in names else ""
     there = [path for path in names if inside is None or path.startswith(f"{inside}/")]
     picked = select_files(there, readme, source, address.subset, address.split)
     folder = plan.changed([names[path] for path in picked]).fetch()
     return tuple(folder / path for path in picked)
+
+
+def _readme_or_all(listing: Listing) -> Sequence[RepoFile]:
+    return [file for file in listing.files if file.path == _README] or listing.files
 
 
 def _text_of(readme: Path) -> str:
@@ -151,50 +176,3 @@ def _explain_missing(path: Path, name: str, dataset_dir: str | None) -> None:
         )
     hint = did_you_mean(name, names_in(dataset_dir))
     raise DataError(f"{name} is neither a file nor a name in {dataset_dir}/{CATALOGUE}.{hint}")
-
-
-def _files_of_entry(entry: Entry, address: Address) -> tuple[Path, ...]:
-    if entry.hub is not None:
-        asked = replace(
-            address, subset=address.subset or entry.subset, split=address.split or entry.split
-        )
-        return _files_on_hub(f"{entry.hub}:{entry.name}", address.revision, asked, entry.folder)
-    path = Path(entry.name)
-    if path.is_dir():  # all files in it, as there
-        files = tuple(path / name for name in data_files(_names(path)))
-        if files:
-            return files
-        raise DataError(f"{path} holds no data file ({address.name} in {CATALOGUE}).")
-    require_file(path)
-    return (path,)
-
-
-def _untagged(rows: Rows, tags: dict[str, str]) -> Rows:
-    """`rows` with the turns' keys and roles as ShareGPT names them."""
-    column = "messages" if "messages" in rows.columns else "conversations"
-    names = TAGS | tags
-    if column == "messages":
-        own = {"role_tag": "role", "content_tag": "content", "user_tag": "user"}
-        own |= {"assistant_tag": "assistant", "observation_tag": "tool"}
-        own |= {"function_tag": "tool_call", "system_tag": "system"}
-    else:
-        own = TAGS
-    keys = {names[tag]: own[tag] for tag in ("role_tag", "content_tag")}
-    roles = {names[tag]: own[tag] for tag in TAGS if tag not in ("role_tag", "content_tag")}
-
-    def turn_of(turn: object) -> object:
-        if not isinstance(turn, dict):
-            return turn
-        named = {keys.get(key, key): value for key, value in turn.items()}
-        role = named.get(own["role_tag"])
-        if isinstance(role, str) and role in roles:
-            named[own["role_tag"]] = roles[role]
-        return named
-
-    def row_of(row: Row) -> Row:
-        turns = row.get(column)
-        return (
-            {**row, column: [turn_of(turn) for turn in turns]} if isinstance(turns, list) else row
-        )
-
-    return Rows([row_of(row) for row in rows.items], rows.files)
