@@ -60,3 +60,25 @@ def test_without_a_pad_token(
     assert batch["input_ids"][1, 2].item() == expected
     assert batch["attention_mask"][1, 2].item() == 0
     assert batch["labels"][1, 2].item() == -100
+
+
+def test_tags_have_one_label_a_token(wordpiece: PreTrainedTokenizerBase) -> None:
+    rows = [
+        {"input_ids": [5, 6, 7], "labels": [-100, 2, -100]},
+        {"input_ids": [8, 9], "labels": [1, -100]},
+    ]
+    batch = Collator(wordpiece, TaskType.TOKEN_CLS)(rows)
+    assert batch["labels"].tolist() == [[-100, 2, -100], [1, -100, -100]]
+
+
+def test_answers_have_two_places_a_row(wordpiece: PreTrainedTokenizerBase) -> None:
+    """What evaluation needs beside them is no argument of the model."""
+    beside = {"nowhere": 0, "context_start": 1, "context_stop": 2, "context_at": 0}
+    rows = [
+        {"input_ids": [5, 6, 7], "start_positions": 1, "end_positions": 2, **beside},
+        {"input_ids": [8, 9], "start_positions": 0, "end_positions": 0, **beside},
+    ]
+    batch = Collator(wordpiece, TaskType.QUESTION_ANS)(rows)
+    assert set(batch) == {"input_ids", "attention_mask", "start_positions", "end_positions"}
+    assert batch["start_positions"].tolist() == [1, 0]
+    assert batch["end_positions"].tolist() == [2, 0]
