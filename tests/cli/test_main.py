@@ -6,7 +6,7 @@ import sys
 import pytest
 import typer
 
-from graft.cli import VERBS, _ending_well, main
+from graft.cli import GROUPS, VERBS, _ending_well, main
 from graft.errors import ConfigError, GraftError
 
 
@@ -73,21 +73,37 @@ def test_every_verb_has_help(capsys, verb):
     assert f"graft {verb}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("words", [["trian"], ["train"], []])
+def test_verbs_of_a_verb_have_help_and_one_sentence_too(capsys):
+    for verb, verbs in GROUPS.items():
+        assert run(verb, "--help") == 0
+        shown = capsys.readouterr().out
+        assert all(f"  {inner} " in shown for inner in verbs)
+        for inner in verbs:
+            assert run(verb, inner, "--help") == 0
+            assert f"graft {verb} {inner}" in capsys.readouterr().out
+            assert run(verb, inner, "nowhere.yaml") == 2
+            assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("words", [["trian"], ["train"], ["data", "chekc"], ["data"], []])
 def test_a_wrong_call_is_the_users(capsys, words):
     assert run(*words) == 2
     out, err = capsys.readouterr()
     assert "Usage: graft" in out + err
 
 
-def test_help_loads_nothing_heavy():
+@pytest.mark.parametrize(
+    ("words", "loaded"),
+    [(["--help"], []), (["data", "--help"], ["pydantic"])],  # typer's own, once a verb is named
+)
+def test_help_loads_nothing_heavy(words, loaded):
     """This is what keeps `graft --help` below half a second."""
     code = (
         "import sys\n"
         "from graft.cli import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"try:\n    main({words})\nexcept SystemExit:\n    pass\n"
         "print(sorted({'torch', 'transformers', 'datasets', 'pydantic', 'matplotlib', 'numpy'}"
         " & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout.splitlines()[-1] == "[]"
+    assert shown.stdout.splitlines()[-1] == str(loaded)

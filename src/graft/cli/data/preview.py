@@ -28,8 +28,8 @@ def preview(
     settings: Settings = None,
     model: Model = None,
     task_type: Task = None,
-    rows: Annotated[int, typer.Option(min=1, help="Examples to show of each source.")] = 3,
-    row: Annotated[int | None, typer.Option(min=1, help="Show this row, counted from 1.")] = None,
+    rows: Annotated[int, typer.Option(help="Examples to show of each source.")] = 3,
+    row: Annotated[int | None, typer.Option(help="Show this row, counted from 1.")] = None,
     random: Annotated[
         int | None, typer.Option(metavar="SEED", help="Show rows drawn by this seed.")
     ] = None,

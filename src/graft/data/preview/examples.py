@@ -144,8 +144,10 @@ def preview(
 
     Raises:
         DataError: Files, columns or rows that cannot be used.
-        ConfigError: A row that no source has.
+        ConfigError: A row that no source has, or no rows at all.
     """
+    if rows < 1:
+        raise ConfigError(f"rows is {rows}: expected 1 or more.")
     sources = [_Source(entry, config, tokenizer, task_type) for entry in config.train_sources]
     if row is not None:
         sources = [source for source in sources if 1 <= row <= len(source.rows.items)] or sources[
