@@ -248,6 +248,18 @@ def test_prompts_are_those_of_training(base_folder, tmp_path, has_template, colu
         assert row["labels"][-1] in predictor.stop_ids
 
 
+def test_tools_are_part_of_the_prompt(base_folder, tmp_path):
+    template = "{{ tools | tojson if tools else '' }}" + CHAT_TEMPLATE
+    save_adapter(tmp_path, base_folder, CONFIGS["lora"], template)
+    predictor = Predictor.load(tmp_path)
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    ids = predictor.prompt_ids("The cat", tools)
+    assert predictor.tokenizer.decode(ids) == f"{json.dumps(tools)}u:The cat<end>a:"
+    sampling = Sampling(max_new_tokens=3)
+    (answer,) = predictor.generate(["The cat"], sampling, tools=tools)
+    assert answer.ids == greedy(predictor.model, ids, 3, predictor.stop_ids)
+
+
 def test_without_a_tokenizer_beside_it_the_base_models_is_used(lora, base_folder, tmp_path):
     shutil.copytree(lora, tmp_path, dirs_exist_ok=True)
     for path in tmp_path.glob("tokenizer*"):
@@ -327,6 +339,92 @@ def test_a_text_to_classify_is_cut_to_the_positions(bert_folder, tmp_path):
     assert found[0] == pytest.approx(found[1])
 
 
+# --- tags and answers in texts ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tagger(bert_folder, tmp_path_factory) -> Path:
+    config = LoraConfig(task_type="TOKEN_CLS", init_lora_weights=False)
+    labels = ["B-who", "I-who", "O"]
+    return save_adapter(tmp_path_factory.mktemp("tags"), bert_folder, config, labels=labels)
+
+
+@pytest.fixture(scope="module")
+def reader(bert_folder, tmp_path_factory) -> Path:
+    config = LoraConfig(task_type="QUESTION_ANS", init_lora_weights=False)
+    return save_adapter(tmp_path_factory.mktemp("reader"), bert_folder, config)
+
+
+def test_a_word_has_the_tag_of_its_first_token(tagger):
+    predictor = Predictor.load(tagger)
+    words = ["The", "colourful", "", "cat", "你好"]
+    (tags,) = predictor.tag([words])
+    tokenizer = make_tokenizer()
+    with torch.no_grad():
+        inputs = tokenizer(" ".join(words), return_tensors="pt", return_offsets_mapping=True)
+        offsets = inputs.pop("offset_mapping")[0].tolist()
+        said = predictor.model(**inputs).logits[0].argmax(-1).tolist()
+    starts = [0, 4, None, 15, 19]
+    for start, tag in zip(starts, tags, strict=True):
+        if start is None:
+            assert tag is None
+            continue
+        first = next(at for at, (a, b) in enumerate(offsets) if a <= start < b)
+        assert tag == ["B-who", "I-who", "O"][said[first]]
+
+
+def test_words_beyond_the_positions_are_not_passed_over(tagger):
+    with pytest.raises(DataError, match=r"99 words has more tokens .* reads \(64\)"):
+        Predictor.load(tagger).tag([["fish"] * 99])
+
+
+def test_an_answer_is_the_likeliest_span_of_all_windows(reader):
+    """By brute force over every span of every window."""
+    predictor = Predictor.load(reader)
+    text = ". ".join(SENTENCES)
+    tokenizer = make_tokenizer()
+    question = tokenizer("who")["input_ids"]
+    ids = tokenizer(text)["input_ids"]
+    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+    room, chances, nowhere = 64 - len(question), {}, []
+    for at in range(0, len(ids), room - 16):
+        with torch.no_grad():
+            part = question + ids[at : at + room]
+            out = predictor.model(input_ids=torch.tensor([part]))
+        starts, ends = out.start_logits[0].softmax(-1), out.end_logits[0].softmax(-1)
+        nowhere.append(float(starts[0] * ends[0]))
+        for i in range(len(question), len(part)):
+            for j in range(i, len(part)):
+                move = at - len(question)
+                chances[i + move, j + move] = float(starts[i] * ends[j])
+        if at + room >= len(ids):
+            break
+    assert len(nowhere) > 3
+    first, last = max(chances, key=lambda span: chances[span])
+    (found,) = predictor.extract([("who", text)])
+    if chances[first, last] >= min(nowhere):
+        assert found.text == text[offsets[first][0] : offsets[last][1]].strip()
+        assert found.probability == pytest.approx(chances[first, last], rel=1e-4)
+        assert text[found.start :].startswith(found.text)
+    else:
+        assert (found.text, found.start) == ("", None)
+        assert found.probability == pytest.approx(min(nowhere), rel=1e-4)
+
+
+def test_a_text_without_an_answer(reader):
+    predictor = Predictor.load(reader)
+    with torch.no_grad():
+        for head in predictor.model.base_model.qa_outputs.parameters():
+            head.zero_()
+        # Positions 0 get all: what stands there is the question's first token.
+        predictor.model.base_model.qa_outputs.register_forward_hook(
+            lambda _, __, out: out.index_fill(1, torch.tensor([0]), 9.0)
+        )
+    (found,) = predictor.extract([("who", "The cat sees a fish.")])
+    assert (found.text, found.start) == ("", None)
+    assert found.probability > 0.9
+
+
 # --- conversations ----------------------------------------------------------------------------
 
 
@@ -391,6 +489,10 @@ def test_an_adapter_of_another_task(lora, classifier):
         Conversation(Predictor.load(classifier))
     with pytest.raises(ConfigError, match="CAUSAL_LM names no classes"):
         Predictor.load(lora).classify(["a"])
+    with pytest.raises(ConfigError, match="CAUSAL_LM tags no words"):
+        Predictor.load(lora).tag([["a"]])
+    with pytest.raises(ConfigError, match="CAUSAL_LM finds no answers"):
+        Predictor.load(lora).extract([("a", "b")])
 
 
 def edited(folder: Path, **values: object) -> None:

@@ -77,6 +77,44 @@ def test_a_pair_of_texts(graft, classifier, capsys):
     assert json.loads(capsys.readouterr().out)["probabilities"] == pytest.approx(chances)
 
 
+def test_words_are_tagged_line_by_line(graft, tagger, capsys):
+    prompts = ["The cat  sees 你好", "A dog"]
+    words = [prompt.split() for prompt in prompts]
+    tags = Predictor.load(tagger).tag(words)
+    given = [word for prompt in prompts for word in ("--prompt", prompt)]
+    assert graft("generate", tagger, *given) == 0
+    lines = capsys.readouterr().out.split("\n")
+    expected = []
+    for row, named in zip(words, tags, strict=True):
+        expected += [f"{word} {tag}" for word, tag in zip(row, named, strict=True)] + [""]
+    assert lines == [*expected, ""]
+    assert graft("generate", tagger, *given, "--json") == 0
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert records == [
+        {"prompt": prompt, "words": row, "tags": named}
+        for prompt, row, named in zip(prompts, words, tags, strict=True)
+    ]
+
+
+def test_an_answer_is_found_in_a_text_or_a_file(graft, reader, tmp_path, capsys):
+    text = "The cat sees a fish. " * 9
+    (tmp_path / "text.txt").write_text(text)
+    (found,) = Predictor.load(reader).extract([("who", text)])
+    assert found.text == text[found.start : found.start + len(found.text)]
+    for context in (text, tmp_path / "text.txt"):
+        words = ["generate", reader, "--prompt", "who", "--context", context]
+        assert graft(*words) == 0
+        out, err = capsys.readouterr()
+        assert (out, err) == (f"{found.text}\n", "")
+        assert graft(*words, "--json") == 0
+        assert json.loads(capsys.readouterr().out) == {
+            "prompt": "who",
+            "answer": found.text,
+            "start": found.start,
+            "probability": pytest.approx(found.probability),
+        }
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -90,10 +128,22 @@ def test_a_pair_of_texts(graft, classifier, capsys):
         (["LORA", "--prompt", "a", "--text-pair", "b"], "classifiers"),
         (["CLASSES", "--prompt", "a", "--text-pair", "b", "--text-pair", "c"], "2 --text-pair"),
         (["LORA", "--prompt", "fish " * 99], "reads at most 64"),
+        (["LORA", "--prompt", "a", "--context", "b"], "--context is for QUESTION_ANS"),
+        (["READER", "--prompt", "a"], "give --context FILE or TEXT"),
+        (["READER", "--prompt", "a", "--context", "nowhere.txt"], "no file nowhere.txt"),
+        (["READER", "--prompt", "a", "--context", "BROKEN"], "cannot be read"),
+        (["READER", "--prompt", "fish " * 50, "--context", "b"], "takes half of the 64 tokens"),
+        (["TAGS", "--prompt", "fish " * 99], "more tokens than the base model reads (64)"),
+        (["TAGS", "--prompt", "a", "--text-pair", "b"], "classifiers"),
     ],
 )
-def test_what_the_user_can_mend(graft, lora, classifier, base_folder, capsys, words, said):
+def test_what_the_user_can_mend(
+    graft, lora, classifier, tagger, reader, base_folder, tmp_path, capsys, words, said
+):
+    broken = tmp_path / "broken.txt"
+    broken.write_bytes(b"\xff\xfe\xff")
     places = {"LORA": lora, "CLASSES": classifier, "BASE": base_folder}
+    places |= {"TAGS": tagger, "READER": reader, "BROKEN": broken}
     assert graft("generate", *(places.get(word, word) for word in words)) == 2
     out, err = capsys.readouterr()
     assert out == ""
