@@ -94,7 +94,7 @@ def test_tokens_are_those_of_each_row_by_itself(
     count, name = f"{len(rows):,}", settings.train
     assert heard == [
         f"tokenising {count} rows of {name}",
-        f"{count} tokenised rows of {name} from the cache",
+        f"{count} rows of {name}: tokens from the cache",
         f"tokenising {count} rows of {name}",
     ]
 

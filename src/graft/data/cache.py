@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,9 +66,10 @@ class Cache:
             if rows.stat().st_size != about["bytes"]:
                 return None
             found = _mapped(rows)
-            os.utime(told)  # used now
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
             return None
+        with suppress(OSError):  # somebody else's cache may be read, too
+            os.utime(told)  # used now
         return Entry(found, about)
 
     def write(

@@ -99,7 +99,7 @@ def encode_source(
     store = Cache(cache_folder())
     found = store.read(key) if key else None
     if found is not None:
-        tell(f"{found.about['rows_read']:,} tokenised rows of {source.name} from the cache")
+        tell(f"{_rows(found.about['rows_read'])} of {source.name}: tokens from the cache")
     entry = found or _make(source, tokenizer, config, task_type, key, store, tell)
     about = {name: value for name, value in entry.about.items() if name != "bytes"}
     return EncodedSource(
@@ -124,7 +124,7 @@ def _make(
     format_name = find_format(rows, source.format, task_type)
     task = make_task(tokenizer, config, format_name, task_type)
     encoding = _Encoding(task, rows, source.max_rows)
-    tell(f"tokenising {len(rows.items):,} rows of {source.name}")
+    tell(f"tokenising {_rows(len(rows.items))} of {source.name}")
     batches = encoding.batches(tell)
     with _all_cores():
         if key is None:
@@ -245,6 +245,10 @@ def _all_cores() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
 
 
 def _silent(text: str) -> None:

@@ -182,16 +182,17 @@ def held_out(sources: list[EncodedSource], fraction: float, seed: int) -> list[n
     """
     if not fraction:
         return [np.zeros(len(encoded.rows), bool) for encoded in sources]
-    groups = [_groups(encoded) for encoded in sources]
-    every = [(number, group) for number, own in enumerate(groups) for group in np.unique(own)]
+    groups: list[np.ndarray] = []
+    used = 0
+    for encoded in sources:
+        groups.append(used + _groups(encoded))
+        used = groups[-1].max(initial=used - 1) + 1
+    every = np.unique(np.concatenate(groups))
     if len(every) < 2:
         raise DataError("eval_fraction: there is one row only, and it cannot be set aside.")
     count = min(max(1, round(fraction * len(every))), len(every) - 1)
-    chosen = [every[at] for at in random.Random(seed).sample(range(len(every)), count)]
-    return [
-        np.isin(own, [group for of, group in chosen if of == number])
-        for number, own in enumerate(groups)
-    ]
+    chosen = every[random.Random(seed).sample(range(len(every)), count)]
+    return [np.isin(own, chosen) for own in groups]
 
 
 def _weighted(sources: list[EncodedSource], aside: list[np.ndarray], seed: int) -> np.ndarray:
