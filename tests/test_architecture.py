@@ -28,7 +28,7 @@ LEVELS = [
     {"merging"},
     {"cli"},
 ]
-SIDEWAYS = {("environment", "data"), ("training", "data")}
+SIDEWAYS = {("environment", "data"), ("training", "data"), ("training", "inspection")}
 
 
 def room_of(path: Path) -> str:

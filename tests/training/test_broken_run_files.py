@@ -123,7 +123,7 @@ BROKEN: dict[str, tuple[str, str]] = {
             train="train: {output_dir: out, micro_batch_size: 2}",
         ),
         "`datasets` is axolotl's name; here it is "
-        "`data.train: {format: alpaca, path: 'hf:org/set'}`. Note: alpaca: the columns are the "
+        "`data.train: {path: 'hf:org/set', format: alpaca}`. Note: alpaca: the columns are the "
         "same, the prompt is the base model's chat template.\n"
         f"`load_in_4bit` is axolotl's and TRL's name, {NO_SUCH} (graft holds the base model in "
         "bfloat16 or float32, not in 4 or 8 bits: the adapter is trained as the same LoRA, but "

@@ -27,6 +27,7 @@ __all__ = ["GROUPS", "VERBS", "main", "quieten"]
 VERBS = (
     "doctor",
     "download",
+    "init",
     "convert",
     "schema",
     "train",

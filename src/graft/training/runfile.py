@@ -30,6 +30,7 @@ __all__ = [
     "dump_run_config",
     "load_run_config",
     "parse_run_config",
+    "refuse_written",
     "split_overrides",
     "write_run_file",
 ]
@@ -105,17 +106,22 @@ def dump_run_config(config: RunConfig) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def write_run_file(path: Path, text: str, force: bool) -> None:
-    """Write a run file that `graft` made, whole or not at all.
-
-    Raises:
-        ConfigError: There is one already, unless `force` says to replace it.
-    """
+def refuse_written(path: Path, force: bool) -> None:
+    """Raise a ConfigError where there is a file already, unless `force` says to replace it."""
     if path.exists() and not force:
         raise ConfigError(
             f"{path} exists; give another name by --output, or replace it by --force."
         )
     require_room(path.parent)
+
+
+def write_run_file(path: Path, text: str, force: bool) -> None:
+    """Write a run file that graft made, whole or not at all.
+
+    Raises:
+        ConfigError: As `refuse_written` does.
+    """
+    refuse_written(path, force)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
 

@@ -83,5 +83,7 @@ def foreign(path: str, value: Any, adapter: str, likely: str | None) -> str | No
 
 def shown(value: Any) -> str:
     """`value` as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+    text = yaml.safe_dump(
+        value, default_flow_style=True, allow_unicode=True, width=10**6, sort_keys=False
+    )
     return text.removesuffix("...\n").strip()

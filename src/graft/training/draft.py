@@ -1,0 +1,371 @@
+"""`graft init`: a model and a data set -> a run file to begin with.
+
+`look` reads the model's config (no weights) and the rows; `draft` makes the text of what it found.
+The numbers are where to start, not the best ones: each has a comment that says what it does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graft.config import TaskType, as_enum
+from graft.data.config import DataConfig, SourceConfig
+from graft.data.formats import find_format, rename_columns, suggest_columns
+from graft.data.rows import Rows
+from graft.data.sources import read_source, resolve_source
+from graft.data.tasks import Task, make_task
+from graft.errors import ConfigError, DataError, GraftError, did_you_mean
+from graft.hub import load_config, load_tokenizer, task_of
+from graft.inspection import Inspection, Suggestion, inspect
+from graft.methods import METHODS, method_names
+from graft.training.adapters import kind_of
+from graft.training.dialects import shown
+from graft.training.setup import positions_of
+
+__all__ = ["Draft", "draft"]
+
+_SAMPLE = 2000  # rows whose tokens are counted
+_LONGEST = 2048  # tokens; longer rows cost memory that nobody expects
+_NO_LIMIT = 10**6
+_HEADS = (TaskType.QUESTION_ANS, TaskType.TOKEN_CLS, TaskType.SEQ_CLS)
+_PLAIN_NAMES = {"train", "data", "dataset", "rows", ""}
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A run file, and what it was made from.
+
+    Attributes:
+        text: The run file.
+        findings: What was found, a sentence each.
+    """
+
+    text: str
+    findings: list[str]
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What there is to know before writing.
+
+    Attributes:
+        model: As the user calls it.
+        data: As the user calls it.
+        inspection: The model, and what each method would do to it.
+        task_type: What the model is for.
+        format: The format of the rows.
+        columns: Our names -> the file's, guessed; empty where none had to be.
+        has_validation: Whether the data set has a split of that name.
+        rows: How many there are.
+        lengths: Tokens of the rows, or of a sample of them, as far as the model can read them.
+        beyond: Which of these it cannot read to their end.
+        positions: Most tokens that the model can read.
+    """
+
+    model: str
+    data: str
+    inspection: Inspection
+    task_type: TaskType
+    format: str
+    columns: dict[str, str]
+    has_validation: bool
+    rows: int
+    lengths: np.ndarray
+    beyond: np.ndarray
+    positions: int
+
+
+def draft(model: str, data: str, method: str = "lora", task_type: str | None = None) -> Draft:
+    """A run file for `model` and `data`.
+
+    Args:
+        model: A folder or hub id; its weights need not be there.
+        data: What `data.train` may be, as a text.
+        method: As in run files.
+        task_type: What the model is for; None goes by the columns and the model's config.
+
+    Raises:
+        GraftError: A model or data that cannot be used.
+    """
+    kind = kind_of(method)
+    if kind is None:
+        raise ConfigError(f"There is no method {method!r}.{did_you_mean(method, method_names())}")
+    found = _look(model, data, task_type)
+    chosen = next(s for s in found.inspection.suggestions if s.method == kind.lower())
+    if chosen.adapter is None:
+        raise ConfigError(f"{chosen.method} does not work on {model}: {chosen.problem}")
+    return Draft(_Text(found, chosen).text(), _findings(found))
+
+
+def _look(model: str, data: str, asked: str | None) -> _Look:
+    base = load_config(model)
+    source = SourceConfig(path=data)
+    resolved = resolve_source(source)
+    rows = read_source(resolved)
+    task_type = None if asked is None else as_enum(TaskType, asked, "task_type")
+    task_type, columns = _task(task_of(base), task_type, rows)
+    rows = rename_columns(rows, columns) if columns else rows
+    format_name = find_format(rows, resolved.format, task_type)
+    tokenizer = load_tokenizer(model)
+    positions = min(positions_of(base, tokenizer), _NO_LIMIT)
+    config = DataConfig(train=data, max_length=positions)
+    task = make_task(tokenizer, config, format_name, task_type)
+    lengths, beyond = _lengths(rows, task)
+    return _Look(
+        model=model,
+        data=data,
+        inspection=inspect(model, task_type=task_type),
+        task_type=task_type,
+        format=format_name,
+        columns=columns,
+        has_validation=_has_validation(source),
+        rows=len(rows.items),
+        lengths=lengths,
+        beyond=beyond,
+        positions=positions,
+    )
+
+
+def _task(own: TaskType, asked: TaskType | None, rows: Rows) -> tuple[TaskType, dict[str, str]]:
+    """What the rows can teach this model, and how to name their columns where that is a guess."""
+    if asked is not None:
+        candidates = [asked]
+    else:
+        candidates = [own, *_HEADS] if own is not TaskType.FEATURE_EXTRACTION else list(_HEADS)
+    fitting = [task for task in candidates if _fits(rows, task)]
+    if fitting:
+        # Of rows with a text and a label a language model would learn the text alone.
+        labelled = TaskType.SEQ_CLS in fitting and find_format(rows, "auto", fitting[0]) == "text"
+        return (TaskType.SEQ_CLS if labelled else fitting[0]), {}
+    guesses = {task: suggest_columns(rows, task) for task in candidates}
+    best = max(candidates, key=lambda task: len(guesses[task] or {}))
+    columns = guesses[best]
+    if columns is None:
+        find_format(rows, "auto", candidates[0])  # says what is missing
+        raise AssertionError("unreachable")
+    return best, {ours: theirs for ours, theirs in columns.items() if ours != theirs}
+
+
+def _fits(rows: Rows, task_type: TaskType) -> bool:
+    try:
+        find_format(rows, "auto", task_type)
+    except DataError:
+        return False
+    return True
+
+
+def _lengths(rows: Rows, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens in each row of an even sample, and whether it was cut."""
+    picked = range(0, len(rows.items), max(1, math.ceil(len(rows.items) / _SAMPLE)))
+    items = []
+    for index in picked:
+        try:
+            items.append(task.read(rows.items[index]))
+        except DataError as error:
+            raise DataError(f"{rows.where(index)}: {error}") from None
+    lengths, beyond = [], []
+    for group in task.encode(items):
+        kept = [example for example in group if example is not None]
+        # Of a row in which nothing is left to learn, the prompt alone is too long.
+        lost = not kept and not task.parts_rows
+        lengths.append(task.limit if lost else sum(len(e.columns["input_ids"]) for e in kept))
+        beyond.append(lost or any(example.truncated for example in kept))
+    return np.array(lengths), np.array(beyond)
+
+
+def _has_validation(source: SourceConfig) -> bool:
+    if not (Path(source.path).is_dir() or source.path.startswith(("hf:", "ms:"))):
+        return False
+    try:
+        resolve_source(source.model_copy(update={"split": "validation"}))
+    except GraftError:
+        return False
+    return True
+
+
+def _findings(found: _Look) -> list[str]:
+    middle, high, most = np.percentile(found.lengths, [50, 99, 100]).astype(int)
+    about = f"{found.rows:,} rows of {found.format}, half of them up to {middle:,} tokens, "
+    lines = [
+        f"{found.model}: {found.inspection.model_class}, {found.inspection.parameters:,} "
+        f"parameters, {found.task_type}",
+        f"{found.data}: {about}99 % up to {high:,}, the longest {most:,}"
+        + (" and more than the model can read" if found.beyond.any() else ""),
+    ]
+    if found.columns:
+        guess = shown(found.columns)
+        lines.append(f"The columns are a guess, see that it is right: {guess}")
+    return lines
+
+
+class _Text:
+    """The run file, put together."""
+
+    def __init__(self, found: _Look, chosen: Suggestion) -> None:
+        self.found, self.chosen = found, chosen
+        self.kind = kind_of(chosen.method)
+        self.virtual = int(chosen.settings.get("num_virtual_tokens", 0))
+        stem = re.sub(r"\W+", "_", Path(found.data.partition("#")[0]).stem).strip("_")
+        self.name = "assistant" if stem.lower() in _PLAIN_NAMES else stem
+        self.max_length = self._max_length()
+        # Text is cut into blocks, and each block is a row.
+        tokens = int(found.lengths.sum() * found.rows / len(found.lengths))
+        self.rows = found.rows
+        if found.format == "text":
+            self.rows = max(1, tokens // self.max_length)
+
+    def text(self) -> str:
+        """Its lines."""
+        found = self.found
+        lines = [
+            f"# A run for graft: graft train FILE. Made by graft init for {found.data}.",
+            *_settings(
+                "",
+                ("base_model", found.model, f"{found.inspection.parameters:,} parameters, frozen"),
+                ("task_type", str(found.task_type), "what the model is for"),
+            ),
+            *("", "adapters:", f"  {self.name}:"),
+            *self._adapter(),
+            *self._alternatives(),
+            *("", "data:"),
+            *self._data(),
+            *("", "train:"),
+            *self._train(),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _adapter(self) -> list[str]:
+        assert self.chosen.adapter is not None
+        assert self.kind is not None
+        numbers = self.chosen.adapter.trainable_parameters
+        lines = _settings("    ", ("method", self.chosen.method, f"trains {numbers:,} parameters"))
+        if self.virtual:
+            about = "in front of each row, and of its length"
+            lines += _settings("    ", ("num_virtual_tokens", self.virtual, about))
+        if self.chosen.method == "lora":
+            default = METHODS[self.kind].config_class.defaults()
+            lines += _settings(
+                "    ",
+                ("r", default["r"], "rank of the update: 4 to 64; more learns more"),
+                ("lora_alpha", default["lora_alpha"], "the update counts lora_alpha / r"),
+                ("# lora_dropout", 0.05, "against learning few rows by heart"),
+            )
+        names = [hits.pattern for hits in self.chosen.adapter.patterns]
+        if names:
+            lines += _settings("    ", ("# target_modules", names, "taken where this is left out"))
+        if self.chosen.method == "lora":
+            about = "every linear layer: learns more, costs more"
+            lines += _settings("    ", ("# target_modules", "all-linear", about))
+        return lines
+
+    def _alternatives(self) -> list[str]:
+        lines = ["  # Another method: one of these lines in place of the lines above."]
+        for other in self.found.inspection.suggestions:
+            kind = kind_of(other.method)
+            if other.method == self.chosen.method or kind is None:
+                continue
+            if other.adapter is None:
+                lines.append(f"  # {other.method} does not work here: {other.problem}"[:100])
+                continue
+            settings = {"method": other.method, **other.settings}
+            settings["learning_rate"] = METHODS[kind].learning_rate
+            about = f"{other.adapter.trainable_parameters:,} parameters"
+            lines += _settings("  ", (f"# {self.name}", settings, about))
+        return lines
+
+    def _data(self) -> list[str]:
+        found = self.found
+        lines = _settings(
+            "  ",
+            ("train", found.data, f"{found.rows:,} rows"),
+            ("format", found.format, "as the columns say"),
+        )
+        if found.columns:
+            lines += _settings("  ", ("columns", found.columns, "a guess: is it right?"))
+        lines += _settings("  ", ("max_length", self.max_length, self._about_length()))
+        if found.task_type is TaskType.CAUSAL_LM and found.format != "text":
+            lines += _settings("  ", ("train_on", "response", "or all: learn the prompts too"))
+        if found.has_validation:
+            split = {"path": found.data, "split": "validation"}
+            return lines + _settings("  ", ("eval", split, "rows to evaluate on"))
+        share = self._share()
+        if share:
+            about = f"{round(share * self.rows):,} rows set aside to evaluate on"
+            return lines + _settings("  ", ("eval_fraction", share, about))
+        return lines + _settings("  ", ("# eval_fraction", 0.1, "few rows: none are set aside"))
+
+    def _train(self) -> list[str]:
+        assert self.kind is not None
+        rows_per_step = 16 if self.rows >= 500 else 8 if self.rows >= 100 else 4
+        size = self._batch_size(rows_per_step)
+        evaluated = self.found.has_validation or bool(self._share())
+        large = self.found.inspection.parameters >= 10**9
+        off = "" if large else "# "
+        judged = "" if evaluated else "# "
+        return _settings(
+            "  ",
+            ("output_dir", f"runs/{self.name}", "the adapter, its checkpoints, the log"),
+            ("learning_rate", METHODS[self.kind].learning_rate, f"{self.chosen.method}'s own"),
+            ("lr_scheduler_type", "linear", "falls to 0; or cosine, constant_with_warmup"),
+            ("warmup_ratio", 0.03, "share of the steps in which it rises"),
+            ("num_train_epochs", self._epochs(rows_per_step), "passes over the rows"),
+            ("per_device_train_batch_size", size, "rows at once; halve it if memory runs out"),
+            (
+                "gradient_accumulation_steps",
+                rows_per_step // size,
+                f"and double this: {rows_per_step} rows a step",
+            ),
+            (f"{off}gradient_checkpointing", True, "less memory, a third more time"),
+            (f"{judged}load_best_model_at_end", True, "end with the best evaluation's adapter"),
+            (f"{judged}early_stopping_patience", 3, "stop after 3 evaluations without gain"),
+            ("logging_steps", 10, "steps between two lines of the log"),
+            ("seed", 42, "the same seed, the same run"),
+            ("# bf16", True, "left out: the hardware decides"),
+        )
+
+    def _max_length(self) -> int:
+        found = self.found
+        room = min(found.positions - self.virtual, _LONGEST)
+        if found.format == "text":
+            return max(2, min(room, 512))
+        wanted = math.ceil(float(np.percentile(found.lengths, 99)) / 64) * 64
+        return max(2, min(room, wanted))
+
+    def _about_length(self) -> str:
+        if self.found.format == "text":
+            return "text is cut into blocks of so many tokens"
+        cut = int((self.found.beyond | (self.found.lengths > self.max_length)).sum())
+        of = f"of {len(self.found.lengths):,} rows"
+        high = int(np.percentile(self.found.lengths, 95))
+        return f"95 % have up to {high:,} tokens; {cut:,} {of} are cut"
+
+    def _share(self) -> float:
+        if self.rows < 100:
+            return 0.0
+        return 0.1 if self.rows < 1000 else round(max(0.01, min(0.05, 1000 / self.rows)), 2)
+
+    def _batch_size(self, rows_per_step: int) -> int:
+        """A power of two, so that it divides the rows of a step."""
+        parameters = self.found.inspection.parameters
+        tokens = 8192 if parameters < 10**9 else 4096 if parameters < 4 * 10**9 else 2048
+        fits = max(1, tokens // (self.max_length + self.virtual))
+        return min(rows_per_step, 2 ** int(math.log2(fits)))
+
+    def _epochs(self, rows_per_step: int) -> int:
+        """Enough for some hundred steps; virtual tokens learn slower."""
+        wanted, most = (600, 20) if self.virtual else (300, 10)
+        each = math.ceil(self.rows * (1 - self._share()) / rows_per_step)
+        return max(1, min(most, math.ceil(wanted / each)))
+
+
+def _settings(indent: str, *settings: tuple[str, Any, str]) -> list[str]:
+    """`name: value  # comment`, the comments below one another."""
+    return [
+        f"{f'{indent}{name}: {shown(value)}':<42}  # {comment}" for name, value, comment in settings
+    ]
