@@ -166,8 +166,8 @@ BROKEN = {
     "no Parquet": Broken(
         "a.parquet",
         "PAR0",
-        "{path} is not Parquet: Parquet file size is 4 bytes, smaller than the minimum "
-        "file footer (8 bytes).",
+        "{path} is not Parquet, or damaged: Parquet file size is 4 bytes, smaller than the minimum "
+        "file footer (8 bytes). Get it again.",
     ),
     "Parquet of another name": Broken(
         "a.json", b"PAR1\x15\x04", "{path} is Parquet: name it so (.parquet)."

@@ -82,6 +82,26 @@ def test_columns_of_parquet_that_are_lists_and_objects(tmp_path: Path) -> None:
     assert read_files([str(tmp_path / "a.parquet")]).items == items
 
 
+def test_damaged_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", "b"]}), path)
+    content = path.read_bytes()
+    size = int.from_bytes(content[-8:-4], "little")  # of what describes the file, at its end
+    for broken in (
+        content[: len(content) // 2],
+        content[: -8 - size] + b"\xff" * size + content[-8:],
+        content.replace(b"text", b"te\xfft"),
+    ):
+        path.write_bytes(broken)
+        with pytest.raises(DataError) as error:
+            read_files([path])
+        message = str(error.value)
+        assert message.startswith(f"{path} is not Parquet, or damaged: ")
+        assert message.endswith(". Get it again.")
+        assert ".." not in message
+        assert "\n" not in message
+
+
 def test_a_cell_longer_than_the_csv_module_likes(tmp_path: Path) -> None:
     long = "x" * 200_000
     rows = read_files([write(tmp_path / "a.csv", f"text\n{long}\n")])
@@ -119,7 +139,7 @@ def test_files_follow_each_other_and_rows_know_their_place(tmp_path: Path) -> No
         ("a.jsonl", "\n\n", "is empty"),
         ("a.txt", " \n", "is empty"),
         ("a.parquet", "", "is empty"),
-        ("a.parquet", "PAR0", "is not Parquet"),
+        ("a.parquet", "PAR0", "is not Parquet, or damaged"),
         ("a.docx", "x", "unknown kind '.docx': expected one of json, jsonl, csv, parquet, txt"),
         ("a.jsonl", "version https://git-lfs.github.com/spec/v1\noid 1", "git lfs pull"),
     ],

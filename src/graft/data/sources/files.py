@@ -251,8 +251,9 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=4096):
                 rows = batch.to_pylist()
                 yield from [named(row, names) for row in rows] if names else rows
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not Parquet: {str(error).rstrip('.')}.") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise DataError(f"{path} is not Parquet, or damaged: {why}. Get it again.") from None
 
 
 def _read_text(path: Path) -> Iterator[Row]:
