@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     CONFIG_MAPPING,
@@ -74,6 +75,8 @@ _TASKS = {
     "ForQuestionAnswering": TaskType.QUESTION_ANS,
 }
 _TOKENIZERS = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "*.spm", "bpe.codes")
+# What transformers raises where a config does not describe a model.
+_UNFIT = (ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
 
 
@@ -150,6 +153,9 @@ def load_config(source: str, revision: str | None = None) -> PreTrainedConfig:
     where = resolve(source, revision, "config")
     try:
         return AutoConfig.from_pretrained(where, trust_remote_code=False)
+    except StrictDataclassError as error:  # its last line says which field, and why
+        reason = str(error).strip().rpartition("\n")[2].partition(": ")[2]
+        raise CheckpointError(f"The config.json of {source} cannot be used: {reason}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(source, "a base model's config", error) from None
 
@@ -172,16 +178,32 @@ def load_skeleton(
     task = task_type or task_of(config)
     try:
         with torch.device("meta"):
-            model = _AUTO_CLASSES[task].from_config(config, trust_remote_code=False)
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            model = _made(config, task_type)
+    except (*_UNFIT, ImportError) as error:  # some need a package of their own
         raise _unreadable(source, f"a base model for {task}", error) from None
     model.name_or_path = source
     return model
 
 
-def task_of(config: PreTrainedConfig) -> TaskType:
-    """What the head is for that the config's architecture names; a bare model's is none."""
-    name = (config.architectures or [""])[0]
+def _made(config: PreTrainedConfig, task_type: TaskType | None) -> PreTrainedModel:
+    """The model of `config`; where no task was asked for, and none has it, the class it names."""
+    auto_class = _AUTO_CLASSES[task_type or task_of(config)]
+    named = getattr(transformers, (config.architectures or [""])[0], object)
+    try:
+        return auto_class.from_config(config, trust_remote_code=False)
+    except ValueError:
+        if task_type is not None or not issubclass(named, PreTrainedModel):
+            raise
+        model: Any = named(config)  # such as Whisper
+        return model.to(config.dtype or torch.float32)
+
+
+def task_of(config: PreTrainedConfig, architecture: str | None = None) -> TaskType:
+    """What the head is for that an architecture names, the config's by default.
+
+    A bare model has none: FEATURE_EXTRACTION.
+    """
+    name = architecture or (config.architectures or [""])[0]
     task = next((t for end, t in _TASKS.items() if name.endswith(end)), TaskType.FEATURE_EXTRACTION)
     if task is TaskType.SEQ_2_SEQ_LM and not config.is_encoder_decoder:
         return TaskType.CAUSAL_LM  # a decoder that is given images as well

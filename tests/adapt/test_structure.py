@@ -16,6 +16,7 @@ from graft.adapt.structure import (
     head_paths,
     input_embeddings,
     is_causal,
+    require_cache,
     tied_head,
 )
 from graft.config import TaskType
@@ -186,3 +187,42 @@ def test_other_embeddings_have_no_role():
     roles = {path: view.role for path, view in adaptable_layers(MODELS["Bert"].model()).items()}
     assert roles["bert.embeddings.word_embeddings"] == "embedding"
     assert roles["bert.embeddings.position_embeddings"] is None
+
+
+def test_layers_with_heads_of_their_own_sizes_take_prompts_but_no_prefix():
+    config = transformers.Gemma4TextConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        global_head_dim=16,
+        vocab_size_per_layer_input=32,
+        hidden_size_per_layer_input=4,
+    )
+    with torch.device("meta"):
+        model = transformers.Gemma4ForCausalLM(config)
+    assert len({model.model.layers[i].self_attn.q_proj.out_features for i in range(6)}) == 2
+    assert base_shape(model).hidden == 16
+    with pytest.raises(ConfigError, match="layers that differ in head_dim"):
+        require_cache(model)
+
+
+def test_a_model_without_attention_takes_prompts():
+    config = transformers.MambaConfig(
+        vocab_size=32, hidden_size=16, num_hidden_layers=1, state_size=4
+    )
+    with torch.device("meta"):
+        model = transformers.MambaForCausalLM(config)
+    assert (base_shape(model).hidden, base_shape(model).vocab_size) == (16, 32)
+    with pytest.raises(ConfigError, match="a prefix has no place"):
+        require_cache(model)
+
+
+def test_a_model_that_reads_no_tokens_takes_no_prompts():
+    with torch.device("meta"):
+        model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig())
+    with pytest.raises(ConfigError, match=r"its input goes through a Conv1d"):
+        base_shape(model)

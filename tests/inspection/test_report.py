@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, LlamaConfig
+from transformers import BertConfig, BertModel, GPT2Config, LlamaConfig, WhisperConfig
 
 import graft
+from conformance.families import FAMILIES
 from graft import (
     BitFitConfig,
     IA3Config,
@@ -190,6 +193,108 @@ def test_an_encoder(tmp_path):
     assert found.model_class == "BertForTokenClassification"
     assert found.adapter is not None
     assert found.adapter.saved_modules == ("classifier",)
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_every_family_by_its_config_alone(tmp_path, name):
+    (family,) = [family for family in FAMILIES if family.name == name]
+    model = family.model()
+    model.config.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["architectures"] = [type(model).__name__]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = inspect(tmp_path)
+    assert found.model_class == type(model).__name__
+    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert found.task_type == family.task
+    assert found.warnings == ()
+    with_model = inspect(model)
+    assert found.tree == with_model.tree
+    assert [each.adapter for each in found.suggestions] == [
+        each.adapter for each in with_model.suggestions
+    ]
+
+
+def test_a_model_of_no_task_is_the_class_that_its_config_names(tmp_path):
+    config = WhisperConfig(encoder_layers=1, decoder_layers=1)
+    config.architectures = ["WhisperForConditionalGeneration"]
+    config.dtype = "float16"
+    config.save_pretrained(tmp_path)
+    found = inspect(tmp_path)
+    assert found.model_class == "WhisperForConditionalGeneration"
+    assert found.bytes == 2 * found.parameters
+    with pytest.raises(CheckpointError, match="SEQ_2_SEQ_LM"):
+        inspect(
+            tmp_path, task_type="SEQ_2_SEQ_LM"
+        )  # a task that no class of transformers has it for
+
+
+def test_a_model_on_a_hub_by_its_config_and_then_by_its_weights(hugging_face, base_folder):
+    files = {path.name: path.read_bytes() for path in base_folder.iterdir()}
+    hugging_face.add("org/tiny", files)
+    found = inspect("org/tiny", LoraConfig())
+    assert found.source == "org/tiny"
+    assert found.stored is None
+    assert {path for path, count in hugging_face.served.items() if count} == {"config.json"}
+    load_model("org/tiny", TaskType.CAUSAL_LM)  # the weights are in the cache now
+    again = inspect("org/tiny", LoraConfig())
+    assert again.stored is not None
+    assert again.stored.missing == again.stored.unexpected == ()
+    assert replace(again, stored=None) == found
+
+
+# --- what is odd or wrong -------------------------------------------------------------------------
+
+
+def write_config(folder: Path, **values: object) -> Path:
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_a_config_that_does_not_say_how_large_the_model_is(tmp_path):
+    write_config(tmp_path, model_type="gpt2", n_embd=8, n_head=2, vocab_size=20)
+    default = GPT2Config().n_layer
+    assert inspect(tmp_path).warnings == (
+        f"config.json does not say n_layer; {default} is the default of GPT2Config.",
+    )
+
+
+def test_a_config_whose_sizes_contradict_each_other(tmp_path):
+    write_config(tmp_path, model_type="llama", hidden_size=30, num_attention_heads=7)
+    with pytest.raises(CheckpointError, match=r"cannot be used: .*30.* not a multiple .*7"):
+        inspect(tmp_path)
+    write_config(tmp_path, model_type="llama", hidden_size="big")
+    with pytest.raises(CheckpointError, match=r"'hidden_size' expected int, got str"):
+        inspect(tmp_path)
+
+
+def test_a_model_type_that_transformers_does_not_know(tmp_path):
+    write_config(tmp_path, model_type="lama")
+    with pytest.raises(CheckpointError, match=r"'lama'.*does not know.*llama"):
+        inspect(tmp_path)
+
+
+def test_a_model_that_brings_code_of_its_own(tmp_path):
+    write_config(tmp_path, model_type="own", auto_map={"AutoConfig": "own.Config"})
+    with pytest.raises(CheckpointError, match="brings code of its own, which graft does not run"):
+        inspect(tmp_path)
+
+
+def test_a_folder_that_is_an_adapter(tmp_path):
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    with pytest.raises(CheckpointError, match=r"is an adapter, .* its base is org/base"):
+        inspect(tmp_path)
+
+
+def test_a_file_is_no_folder(base_folder):
+    with pytest.raises(ConfigError, match=r"is a file; give the folder"):
+        inspect(base_folder / "config.json")
+
+
+def test_a_config_that_is_not_json(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="is not JSON"):
+        inspect(tmp_path)
 
 
 def test_what_is_no_model(base_folder, tmp_path):

@@ -86,7 +86,8 @@ def is_causal(model: nn.Module) -> bool:
 def input_embeddings(model: Any) -> Any:
     """The module that looks up the input embeddings (of the encoder, where there is one)."""
     owner = model.get_encoder() if is_encoder_decoder(model) else model
-    return owner.get_input_embeddings()
+    getter = getattr(owner, "get_input_embeddings", None)  # FSMT's encoder has none
+    return model.get_input_embeddings() if getter is None else getter()
 
 
 def head_paths(model: nn.Module, task_type: TaskType | None) -> list[str]:
@@ -200,9 +201,15 @@ def base_shape(
             "model. LoRA, IA3 and BitFit work on any module."
         )
     embedding = input_embeddings(model)
-    heads = config.num_attention_heads
+    if embedding.weight.ndim != 2:
+        raise ConfigError(
+            f"{type(model).__name__} reads no tokens (its input goes through a "
+            f"{type(embedding).__name__}), so virtual tokens have no place in it. LoRA, IA3 and "
+            "BitFit work on any module."
+        )
     hidden = config.hidden_size
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    heads = _size(config, "num_attention_heads") or 1  # none in Mamba; only a prefix needs them
+    kv_heads = _size(config, "num_key_value_heads") or heads
     if getattr(config, "multi_query", False) and not hasattr(config, "num_key_value_heads"):
         kv_heads = 1
     weight: Tensor = embedding.weight
@@ -211,9 +218,7 @@ def base_shape(
         num_layers=getattr(config, "num_decoder_layers", None) or config.num_hidden_layers,
         attention_heads=heads,
         num_heads=kv_heads,
-        head_dim=getattr(config, "head_dim", None)
-        or getattr(config, "d_kv", None)
-        or hidden // heads,
+        head_dim=_size(config, "head_dim") or _size(config, "d_kv") or hidden // heads,
         vocab_size=weight.shape[0],
         submodules=2 if is_encoder_decoder(model) else 1,
         dtype=adapter_dtype(weight.dtype),
@@ -226,8 +231,29 @@ def base_shape(
     )
 
 
+def _size(config: Any, name: str) -> int | None:
+    """A size that all layers share; None where there is none."""
+    return None if _differs(config, name) else getattr(config, name, None)
+
+
+def _differs(config: Any, name: str) -> bool:
+    """Whether each layer has its own `name`, as head sizes of Gemma 4; transformers then raises."""
+    try:
+        getattr(config, name, None)
+    except RuntimeError:
+        return True
+    return False
+
+
 def require_cache(model: nn.Module) -> None:
-    """Raise a ConfigError unless every layer of `model` takes keys and values from a cache."""
+    """Raise a ConfigError unless all layers take keys and values of one size from a cache."""
+    config = text_config(model)
+    for name in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+        if _differs(config, name):
+            raise ConfigError(
+                f"{type(model).__name__} has layers that differ in {name}, so a prefix has no one "
+                "shape. Virtual tokens as input embeddings work on it: Prompt-Tuning, P-Tuning."
+            )
     kinds = set(getattr(text_config(model), "layer_types", None) or ())
     strange = {k for k in kinds if not re.fullmatch(r"(full|sliding|chunked)_attention", k)}
     if strange or "cache" not in inspect.signature(cache_owner(model).forward).parameters:

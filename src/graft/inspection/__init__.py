@@ -5,7 +5,7 @@
 config costs, `paths` tries a regular expression.
 """
 
-from graft.inspection.adapters import AdapterReport, Suggestion
+from graft.inspection.adapters import AdapterReport, Suggestion, suggest
 from graft.inspection.coverage import PatternHits, StackHits
 from graft.inspection.folding import fold_paths, folded, ranges
 from graft.inspection.paths import RegexTest
@@ -29,4 +29,5 @@ __all__ = [
     "inspect",
     "module_tree",
     "ranges",
+    "suggest",
 ]

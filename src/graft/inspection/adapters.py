@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -67,7 +67,8 @@ class Suggestion:
         settings: What its config must say; all else is left to defaults.
         adapter: What it would do and cost; None where it does not work on this model.
         problem: Why it does not work; None where it does.
-        command: The command line that uses it; None for a module, which no command line can name.
+        command: The command line that makes a run file of it and of the file DATA; None where it
+            does not work, and for a module, which no command line can name.
     """
 
     method: str
@@ -78,10 +79,25 @@ class Suggestion:
 
 
 def suggest(
-    model: nn.Module, task_type: TaskType | None, parameters: int
+    model: nn.Module, task_type: TaskType | None, parameters: int, source: str | None = None
 ) -> tuple[Suggestion, ...]:
-    """Every method, with its defaults on `model`, which has so many `parameters`."""
-    return tuple(_suggestion(model, task_type, parameters, name) for name in method_names())
+    """Every method, with its defaults.
+
+    Args:
+        model: The base model.
+        task_type: What its head is for; None where it does not say.
+        parameters: Numbers in it.
+        source: Its folder or hub id.
+    """
+    found = (_suggestion(model, task_type, parameters, name) for name in method_names())
+    if source is None:
+        return tuple(found)
+    return tuple(
+        replace(each, command=f"graft init {source} DATA --method {each.method}")
+        if each.problem is None
+        else each
+        for each in found
+    )
 
 
 def _suggestion(

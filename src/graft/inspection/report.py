@@ -94,9 +94,8 @@ def inspect(
     asked = task_type or (None if config is None else config.task_type)
     task: TaskType | None = None if asked is None else as_enum(TaskType, asked, "task_type")
     if isinstance(model, nn.Module):
-        own = getattr(model, "config", None)
-        if task is None and isinstance(own, PreTrainedConfig):
-            task = task_of(own)
+        if task is None and isinstance(model, PreTrainedModel):
+            task = task_of(model.config, type(model).__name__)
     else:
         task, model, stored, warnings = _read(str(model), task)
         if config is not None and config.task_type is None:
@@ -119,7 +118,7 @@ def inspect(
         adapter=None
         if adapter is None or config is None
         else report(model, config, adapter, tree.parameters),
-        suggestions=suggest(model, task, tree.parameters) if alone else (),
+        suggestions=suggest(model, task, tree.parameters, source) if alone else (),
         regex=None if regex is None else try_regex(model, regex),
         warnings=tuple(warnings),
     )
