@@ -178,7 +178,7 @@ def test_check_as_json(graft, run_file, rows, capsys):
     write(rows, [*ROWS, ROWS[0]])
     assert graft("data", "check", run_file, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["sources"] == {str(rows): 10}
+    assert report["origins"] == [{"name": str(rows), "rows": 10, "held": False}]
     assert report["train"]["rows"] == 10
     (found,) = report["findings"]
     assert (found["name"], found["severity"], found["count"]) == ("duplicates", "remark", 1)

@@ -12,6 +12,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from graft.config import TaskType
+from graft.data.check import Origin
 from graft.data.check.examples import gather
 from graft.data.check.tokens import token_findings
 from graft.data.config import DataConfig
@@ -175,7 +176,7 @@ def test_counts_are_those_of_the_run(
             assert sum(size <= value for size in sizes) >= share * len(sizes)
             assert sum(size < value for size in sizes) < share * len(sizes)
     assert report.limit == 24
-    assert report.sources == {path: 60}
+    assert report.origins == (Origin(path, 60, held=False),)
 
 
 def test_labels_are_counted(wordpiece: PreTrainedTokenizerBase, jsonl: Write) -> None:

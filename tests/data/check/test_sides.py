@@ -6,6 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from graft.config import TaskType
+from graft.data.check import Origin
 from graft.data.config import DataConfig
 from graft.data.prepare import prepare_data
 
@@ -114,7 +115,9 @@ def test_several_sources_are_told_apart(byte_level: PreTrainedTokenizerBase, jso
     found = finding(report, "duplicates")
     assert found is not None
     assert (found.where, found.like) == ((f"{b}:2",), (f"{a}:2",))
-    assert report.sources == {a: 3, b: 2}
+    assert report.origins == (Origin(a, 3, held=False), Origin(b, 2, held=False))
+    report = check(byte_level, a, eval=b)
+    assert report.origins == (Origin(a, 3, held=False), Origin(b, 2, held=True))
 
 
 CLASSES = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(["cat", "dog"] * 10)]

@@ -67,7 +67,8 @@ def _positions(run: RunConfig) -> int | None:
         config = load_config(run.base_model, run.revision)
     except GraftError:
         return None  # a tokenizer alone
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return positions if positions and positions > 0 else None  # XLNet's is -1: it has no end
 
 
 def _virtual_tokens(run: RunConfig) -> int:
@@ -81,8 +82,10 @@ def _rows_per_step(run: RunConfig) -> int:
 def _print(report: Report, console: Console) -> None:
     from rich.text import Text
 
-    for name, rows in report.sources.items():
-        console.print(Text().append(name, "bold").append(f"  {_rows(rows)}"))
+    for origin in report.origins:
+        line = Text().append(origin.name, "bold")
+        line.append(f"  {_rows(origin.rows)}{' to evaluate on' * origin.held}")
+        console.print(line)
     console.print()
     console.print(_table(report))
     for finding in report.findings:

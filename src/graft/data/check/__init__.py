@@ -6,6 +6,6 @@ of `encoding`, so that the run that follows need not make them again.
 """
 
 from graft.data.check.examination import check_data
-from graft.data.check.report import Finding, Report, Side
+from graft.data.check.report import Finding, Origin, Report, Side
 
-__all__ = ["Finding", "Report", "Side", "check_data"]
+__all__ = ["Finding", "Origin", "Report", "Side", "check_data"]

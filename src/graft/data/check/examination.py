@@ -11,7 +11,7 @@ from graft.config import TaskType
 from graft.data.check.examples import Examples, gather
 from graft.data.check.labels import count_labels, label_findings
 from graft.data.check.overlap import overlap_findings
-from graft.data.check.report import MANY, Finding, Report, Side, severity
+from graft.data.check.report import MANY, Finding, Origin, Report, Side, severity
 from graft.data.check.texts import Texts
 from graft.data.check.tokens import token_findings
 from graft.data.config import DataConfig
@@ -94,7 +94,10 @@ def check_data(
         *_few(int((~held).sum()), rows_per_step),
     ]
     return Report(
-        sources={encoded.source.name: encoded.rows_read for encoded in sources},
+        origins=tuple(
+            Origin(encoded.source.name, encoded.rows_read, number >= learned)
+            for number, encoded in enumerate(sources)
+        ),
         dropped=sum(len(encoded.dropped) for encoded in sources),
         limit=limit,
         train=_side(examples, ~held),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FAULT", "MANY", "SOME", "Finding", "Report", "Side", "severity"]
+__all__ = ["FAULT", "MANY", "SOME", "Finding", "Origin", "Report", "Side", "severity"]
 
 Severity = Literal["spoils", "remark"]
 
@@ -72,11 +72,26 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """A source, and how many rows it has.
+
+    Attributes:
+        name: What the user calls it.
+        rows: Its rows, as they are in the files.
+        held: Whether it is to evaluate on.
+    """
+
+    name: str
+    rows: int
+    held: bool
+
+
+@dataclass(frozen=True)
 class Report:
     """What was found.
 
     Attributes:
-        sources: Each source, with its rows in the files.
+        origins: Where the rows come from.
         dropped: Rows in which nothing is left to learn; they are on neither side.
         limit: Most tokens in a row.
         train: The rows to train on.
@@ -84,7 +99,7 @@ class Report:
         findings: What spoils the run first.
     """
 
-    sources: dict[str, int]
+    origins: tuple[Origin, ...]
     dropped: int
     limit: int
     train: Side

@@ -106,7 +106,7 @@ def _beginnings(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Itera
     first = examples.bounds[:-1]
     second = np.minimum(first + 1, len(examples.ids) - 1)
     for token in (tokenizer.bos_token_id, tokenizer.cls_token_id):
-        # A token that also begins turns may well follow itself.
+        # Where one token ends texts and begins them, it may well follow itself.
         if not isinstance(token, int) or token == tokenizer.eos_token_id:
             continue
         twice = (examples.ids[first] == token) & (examples.ids[second] == token)

@@ -150,13 +150,12 @@ def preview(
         raise ConfigError(f"rows is {rows}: expected 1 or more.")
     sources = [_Source(entry, config, tokenizer, task_type) for entry in config.train_sources]
     if row is not None:
-        sources = [source for source in sources if 1 <= row <= len(source.rows.items)] or sources[
-            :1
-        ]
-        there = len(sources[0].rows.items)
-        if not 1 <= row <= there:
+        first, *_ = sources
+        sources = [source for source in sources if 1 <= row <= len(source.rows.items)]
+        if not sources:
+            there = len(first.rows.items)
             raise ConfigError(
-                f"There is no row {row}: {sources[0].rows.name} has the rows 1 to {there}."
+                f"There is no row {row}: {first.rows.name} has the rows 1 to {there}."
             )
     return [source.preview(rows, row, seed) for source in sources]
 
@@ -234,51 +233,40 @@ class _Source:
     def _content(self, columns: dict[str, Any]) -> dict[str, Any]:
         """What is said of an example, by what is learned from it."""
         ids = list(columns["input_ids"])
+        told: dict[str, Any] = {"tokens": len(ids)}
         if self.task_type is TaskType.SEQ_CLS:
-            sides = (self._side("", ids, [False] * len(ids)),)
-            return {"tokens": len(ids), "label": columns["labels"], "sides": sides}
+            return told | {"label": columns["labels"], "sides": (self._side(ids),)}
         if self.task_type is TaskType.SEQ_2_SEQ_LM:
             target = list(columns["labels"])
-            sides = (
-                self._side("source", ids, [False] * len(ids)),
-                self._side("target", target, [True] * len(target)),
-            )
-            return {
-                "tokens": len(ids) + len(target),
-                "learned": len(target),
-                "end": self._end(target),
-                "sides": sides,
-            }
+            told |= {"tokens": len(ids) + len(target), "learned": len(target)}
+            sides = (self._side(ids, name="source"), self._side(target, True, name="target"))
+            return told | {"end": self._end(target), "sides": sides}
         if self.task_type is TaskType.QUESTION_ANS:
             first, last = int(columns["start_positions"]), int(columns["end_positions"])
             there = first != columns["nowhere"]
-            learned = [there and first <= place <= last for place in range(len(ids))]
-            side = self._side("", ids, learned)
+            side = self._side(ids, [there and first <= at <= last for at in range(len(ids))])
             answer = "".join(piece.text for piece in side.pieces if piece.learned).strip()
-            return {"tokens": len(ids), "answer": answer, "sides": (side,)}
+            return told | {"answer": answer, "sides": (side,)}
         if self.task_type is TaskType.TOKEN_CLS:
             labels: list[str | None] = list(columns["labels"])
             learned = [label is not None for label in labels]
-            side = self._side("", ids, learned, labels)
-            return {"tokens": len(ids), "learned": sum(learned), "sides": (side,)}
+            sides = (self._side(ids, learned, labels),)
+            return told | {"learned": sum(learned), "sides": sides}
         # Nothing learns the label of the first token: no token comes before it.
         learned = [False, *(int(label) != IGNORED for label in columns["labels"][1:])]
         taught = [token for token, is_learned in zip(ids, learned, strict=True) if is_learned]
-        return {
-            "tokens": len(ids),
-            "learned": len(taught),
-            "end": self._end(taught) or (None if self.format == "text" else ""),
-            "sides": (self._side("", ids, learned),),
-        }
+        end = self._end(taught) or (None if self.format == "text" else "")
+        return told | {"learned": len(taught), "end": end, "sides": (self._side(ids, learned),)}
 
     def _side(
         self,
-        name: str,
         ids: Sequence[int],
-        learned: Sequence[bool],
+        learned: Sequence[bool] | bool = False,
         labels: Sequence[str | None] | None = None,
+        name: str = "",
     ) -> Side:
-        return Side(name, make_pieces(self.tokenizer, ids, learned, labels))
+        marks = [learned] * len(ids) if isinstance(learned, bool) else learned
+        return Side(name, make_pieces(self.tokenizer, ids, marks, labels))
 
     def _end(self, learned: Sequence[int]) -> str:
         last = int(learned[-1])
