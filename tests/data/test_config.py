@@ -78,7 +78,9 @@ def test_entries_take_from_the_section_what_they_do_not_say() -> None:
 
 def test_what_is_written_out_is_read_again() -> None:
     config = DataConfig.model_validate({"train": ["a", {"path": "b", "split": "x"}], "eval": "c"})
-    assert DataConfig.model_validate(config.model_dump()) == config
+    written = config.model_dump(mode="json")
+    assert written["train"] == ["a", {"path": "b", "weight": 1.0, "split": "x"}]
+    assert DataConfig.model_validate(written) == config
 
 
 def test_a_home_folder_is_meant_but_not_on_a_hub() -> None:

@@ -13,8 +13,10 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    SerializerFunctionWrapHandler,
     Tag,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -39,7 +41,9 @@ _HUBS = ("hf:", "ms:")
 class SourceConfig(BaseModel):
     """One entry of `train` or `eval`. A plain text stands for an entry with that `path` alone."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True
+    )
 
     path: str = Field(min_length=1)
     """A file (json, jsonl, csv, parquet, txt), a folder of such files, a data set on a hub
@@ -72,6 +76,10 @@ class SourceConfig(BaseModel):
     def _at_home(cls, path: str) -> str:
         return _at_home(path)
 
+    @model_serializer(mode="wrap")
+    def _only_what_is_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if value is not None}
+
 
 def _at_home(path: Any) -> Any:
     """`path` with a `~` in it resolved, where it is one that lies here."""
@@ -97,7 +105,9 @@ _Entries = Annotated[
 class DataConfig(BaseModel):
     """What to learn from, and how to read it."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, strict=True
+    )
 
     train: _Entries
     """What to train on: a path, a mapping with `path` and more (`weight`, `split`, ...), or a list
