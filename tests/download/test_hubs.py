@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download
 
-from graft.download import HubAddress, Plan, Unreachable, dataset_folder, make_plan
+from graft.download import HubAddress, Plan, Unreachable, make_plan, plan_dataset
 from graft.download.selection import default_files
 from graft.errors import CheckpointError, ConfigError
 from hubs import LoopbackHub
@@ -43,6 +43,9 @@ class Side:
 
     def plan(self, name: str = "org/name", **rest) -> Plan:
         return make_plan(HubAddress(self.prefix, name), default_files, **rest)
+
+    def rows(self, name: str, patterns: list[str] | None = None) -> Path:
+        return plan_dataset(HubAddress(self.prefix, name), patterns=patterns).fetch()
 
     @property
     def bodies(self) -> list[str]:
@@ -174,7 +177,7 @@ def test_a_name_that_is_not_there(side):
         side.plan("org/rows")
     side.hub.add("org/name", FILES)
     with pytest.raises(ConfigError, match=r"org/name on .* is a model, not a data set"):
-        dataset_folder(f"{side.prefix}:org/name")
+        side.rows("org/name")
 
 
 def test_a_revision_that_is_not_there(side):
@@ -242,14 +245,14 @@ def test_half_a_data_set_is_not_the_whole(side):
     """Without the hub, what an interruption left is not trained on."""
     rows = {f"part-{n}.jsonl": b"{}" for n in range(3)}
     side.hub.add("org/rows", rows, kind="dataset")
-    dataset_folder(f"{side.prefix}:org/rows", patterns=["part-[01]*"])
+    side.rows("org/rows", ["part-[01]*"])
     side.hub.faults.lacking = {"part-2.jsonl"}
     with pytest.raises(ConfigError, match=r"lists part-2\.jsonl"):
-        dataset_folder(f"{side.prefix}:org/rows")
+        side.rows("org/rows")
     side.hub.close()
     with pytest.raises(Unreachable, match="cannot be reached"):
-        dataset_folder(f"{side.prefix}:org/rows")
-    dataset_folder(f"{side.prefix}:org/rows", patterns=["part-[01]*"])  # which is all here
+        side.rows("org/rows")
+    side.rows("org/rows", ["part-[01]*"])  # which is all here
 
 
 def test_what_others_have_downloaded_will_do(hugging_face):
@@ -347,16 +350,15 @@ ROWS = {
 
 def test_a_data_set(side):
     side.hub.add("org/rows", ROWS, kind="dataset")
-    source = f"{side.prefix}:org/rows"
-    folder = dataset_folder(source, patterns=["README.md", "*train*"])
+    folder = side.rows("org/rows", ["README.md", "*train*"])
     assert side.bodies == ["README.md", "data/train.jsonl"]
-    assert dataset_folder(source) == folder
+    assert side.rows("org/rows") == folder
     for path in ("README.md", "data/train.jsonl", "data/test.jsonl"):
         assert (folder / path).read_bytes() == ROWS[path]
         assert side.hub.served[path] == len(ROWS[path])
     assert "images/cat.png" not in side.bodies
     with pytest.raises(ConfigError, match=r"No file of org/rows is like '\*\.parquet'"):
-        dataset_folder(source, patterns=["*.parquet"])
+        side.rows("org/rows", ["*.parquet"])
     side.hub.add("org/pictures", {"cat.png": b"png"}, kind="dataset")
     with pytest.raises(ConfigError, match=r"org/pictures has no files of rows: expected .*jsonl"):
-        dataset_folder(f"{side.prefix}:org/pictures")
+        side.rows("org/pictures")

@@ -11,7 +11,7 @@ from graft.download.adapters import CONFIG_NAME, LABELS_NAME, adapter_folder
 from graft.download.address import HubAddress, hub_address, local_folder
 from graft.download.integrity import LFS_POINTER, read_object, refuse_pointer, require_whole
 from graft.download.listing import Listing, RepoFile, Unreachable
-from graft.download.plan import Plan, dataset_folder, make_plan, plan_dataset
+from graft.download.plan import Plan, make_plan, plan_dataset
 from graft.download.selection import (
     Part,
     default_files,
@@ -35,7 +35,6 @@ __all__ = [
     "RepoFile",
     "Unreachable",
     "adapter_folder",
-    "dataset_folder",
     "default_files",
     "hub_address",
     "is_adapter",

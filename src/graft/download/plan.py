@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from graft.atomic import write_text
-from graft.download.address import HubAddress, hub_address
+from graft.download.address import HubAddress
 from graft.download.hugging_face import HuggingFace
 from graft.download.integrity import digest_of
 from graft.download.listing import Hub, Kind, Listing, Offline, RepoFile, Unreachable
@@ -19,7 +19,7 @@ from graft.download.modelscope import ModelScope
 from graft.download.selection import DATA_FILES, matching, require_matches, size_text
 from graft.errors import CheckpointError, ConfigError
 
-__all__ = ["Plan", "dataset_folder", "make_plan", "plan_dataset"]
+__all__ = ["Plan", "make_plan", "plan_dataset"]
 
 _LOG = logging.getLogger("graft")
 _HASHED = 16 << 20  # bytes; to hash a larger file at each start would take too long
@@ -144,33 +144,23 @@ def make_plan(
     return _plan(address, hub, listing, choose(listing), unreached)
 
 
-def dataset_folder(
-    source: str,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    patterns: Sequence[str] | None = None,
-) -> Path:
-    """The folder here that holds the files of the data set `source`, downloaded from its hub.
-
-    Args:
-        source: `hf:ORG/NAME` on Hugging Face or `ms:ORG/NAME` on ModelScope.
-        revision: Branch, tag or commit on the hub.
-        cache_dir: Where downloads are kept; None for the hub's own cache.
-        patterns: Files wanted, as globs; None for all that may hold rows, and README.md.
-
-    Raises:
-        ConfigError: No such data set, or no such files in it.
-    """
-    return plan_dataset(hub_address(source), revision, cache_dir, patterns).fetch()
-
-
 def plan_dataset(
     address: HubAddress,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     patterns: Sequence[str] | None = None,
 ) -> Plan:
-    """As in `dataset_folder`, before the download."""
+    """The same for the files of a data set that may hold rows, and its README.md.
+
+    Args:
+        address: Of the data set.
+        revision: As in `make_plan`.
+        cache_dir: As in `make_plan`.
+        patterns: Globs of the files that are wanted in place of these.
+
+    Raises:
+        ConfigError: No such data set, or no such files in it.
+    """
     plan = make_plan(
         address,
         lambda listing: matching(listing, patterns or DATA_FILES),
