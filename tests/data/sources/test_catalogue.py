@@ -118,6 +118,13 @@ def test_modelscope_where_the_user_prefers_it(
             {"file_name": "a.json", "formatting": "sharegpt", "tags": {"user": "u"}},
             "tags: 'user' is not known. Did you mean user_tag?",
         ),
+        ({"file_name": ["a.json"]}, "file_name is ['a.json']: expected text."),
+        ({"file_name": "a.json", "formatting": []}, "formatting is []: expected text."),
+        ({"hf_hub_url": "o/n", "split": 3}, "split is 3: expected text."),
+        (
+            {"file_name": "a.json", "columns": {"prompt": ["q"]}},
+            "columns: prompt is ['q']: expected text.",
+        ),
         ({"file_name": "a.json", "columns": ["q"]}, "columns: expected an object."),
         (
             {"file_name": "a.json", "num_samples": "5"},

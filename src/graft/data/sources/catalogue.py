@@ -28,10 +28,8 @@ _LAYOUTS = {
     "openai": ("messages", {"messages": "messages", **_ASIDE}),
 }
 _PLACES = ("hf_hub_url", "ms_hub_url", "file_name")
-_KEYS = (
-    *_PLACES,
-    *("formatting", "columns", "tags", "subset", "split", "folder", "num_samples", "ranking"),
-)
+_TEXTS = (*_PLACES, "formatting", "subset", "split", "folder")
+_KEYS = (*_TEXTS, "columns", "tags", "num_samples", "ranking")
 _UNSUPPORTED = {
     "script_url": "loading scripts run code of others",
     "cloud_file_name": "files in cloud storage are not fetched",
@@ -134,9 +132,11 @@ def _refuse_unsupported(described: dict[str, Any], where: str) -> None:
     for key, why in _UNSUPPORTED.items():
         if key in given and not (reachable and key in ("script_url", "cloud_file_name")):
             raise DataError(f"{where}: {key} cannot be used: {why} here.")
-    for key in described:
+    for key, value in described.items():
         if key not in _KEYS and key not in _UNSUPPORTED and key != "om_hub_url":
             raise DataError(f"{where}: {key!r} is not a key of it.{did_you_mean(key, _KEYS)}")
+        if key in _TEXTS and not isinstance(value, str | None):
+            raise DataError(f"{where}: {key} is {value!r}: expected text.")
 
 
 def _place(described: dict[str, Any], where: str) -> tuple[str | None, str]:
@@ -153,9 +153,9 @@ def _place(described: dict[str, Any], where: str) -> tuple[str | None, str]:
 
 
 def _layout(described: dict[str, Any], where: str) -> tuple[str, dict[str, str]]:
-    formatting = described.get("formatting", "alpaca")
+    formatting = described.get("formatting") or "alpaca"
     if formatting not in _LAYOUTS:
-        hint = did_you_mean(str(formatting), _LAYOUTS)
+        hint = did_you_mean(formatting, _LAYOUTS)
         raise DataError(f"{where}: formatting {formatting!r} is not known.{hint}")
     return _LAYOUTS[formatting]
 
@@ -167,7 +167,9 @@ def _table(
     if not isinstance(table, dict):
         raise DataError(f"{where}: {section}: expected an object.")
     table = {key: value for key, value in table.items() if value}
-    for key in table:
+    for key, value in table.items():
         if key not in known:
             raise DataError(f"{where}: {section}: {key!r} is not known.{did_you_mean(key, known)}")
+        if not isinstance(value, str):
+            raise DataError(f"{where}: {section}: {key} is {value!r}: expected text.")
     return table
