@@ -288,6 +288,13 @@ def test_a_disk_without_room_is_seen_before(side, monkeypatch):
     assert not side.bodies
 
 
+def test_a_cache_that_cannot_be_written(side, tmp_path):
+    side.hub.add("org/name", FILES)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file/cache cannot be made: .*file is a file"):
+        side.plan(cache_dir=tmp_path / "file" / "cache").fetch()
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_disk_that_fills_up(side, tmp_path):
     content = bytes(LARGE)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import lru_cache
 from typing import Any
 
-from hubs.server import LoopbackHub, Repository, Request, _Handler
+from hubs.server import LoopbackHub, Repository, Request, _Handler, sha256
 
 LARGE = 1 << 20  # bytes; as with git-lfs, a larger file comes from another host
 
@@ -76,7 +77,7 @@ class HuggingFaceHub(LoopbackHub):
             )
         headers = {
             "Location": f"http://localhost:{self.port}/cdn/{kind}/{name}/{path}",
-            "X_Linked_Etag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X_Linked_Etag": f'"{sha256(content)}"',
             "X_Linked_Size": str(self.size(path, content)),
             "X_Repo_Commit": repository.commit,
         }
@@ -86,11 +87,11 @@ class HuggingFaceHub(LoopbackHub):
         size = self.size(path, content)
         sibling = {"rfilename": path, "size": size, "blobId": blob_id(content)}
         if len(content) >= LARGE:
-            sha256 = hashlib.sha256(content).hexdigest()
-            sibling["lfs"] = {"sha256": sha256, "size": size, "pointerSize": 1}
+            sibling["lfs"] = {"sha256": sha256(content), "size": size, "pointerSize": 1}
         return sibling
 
 
+@lru_cache(maxsize=64)
 def blob_id(content: bytes) -> str:
     """As `git hash-object` has it."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from typing import Any
 
-from hubs.server import LoopbackHub, Request, _Handler
+from hubs.server import LoopbackHub, Request, _Handler, sha256
 
 
 class ModelScopeHub(LoopbackHub):
@@ -49,7 +48,7 @@ class ModelScopeHub(LoopbackHub):
             "Path": path,
             "Name": path.rpartition("/")[2],
             "Size": self.size(path, content),
-            "Sha256": hashlib.sha256(content).hexdigest(),
+            "Sha256": sha256(content),
             "Type": "blob",
         }
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socket import SHUT_RDWR, socket
 from threading import Event, Thread
@@ -31,7 +32,7 @@ class Repository:
     refuses: int | None = None
     token: str | None = None
 
-    @property
+    @cached_property
     def commit(self) -> str:
         digest = hashlib.sha1()
         for path, content in sorted(self.files.items()):
@@ -69,6 +70,11 @@ class Request:
     path: str
     query: dict[str, str]
     headers: dict[str, str]
+
+
+@lru_cache(maxsize=64)
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 class LoopbackHub:

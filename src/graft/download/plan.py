@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from graft.atomic import write_text
+from graft.atomic import require_room, write_text
 from graft.download.address import HubAddress
 from graft.download.hugging_face import HuggingFace
 from graft.download.integrity import digest_of
@@ -79,6 +79,7 @@ class Plan:
             folder = self.hub.folder(self.listing)
             assert folder is not None
             return folder
+        require_room(self.hub.cache)
         needed, free = self.bytes_missing, self.bytes_free
         if needed > free:
             raise ConfigError(
