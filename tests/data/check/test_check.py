@@ -51,6 +51,9 @@ CASES = [
      {"max_length": 40}, 10),
     ("nothing-to-train-on", "byte_level", PAIRS, lambda r: {**r, "prompt": LONG},
      {"max_length": 40}, 10),
+    ("truncated-answers", "wordpiece", TAGS,
+     lambda r: {"tokens": r["tokens"] * 20, "tags": r["tags"] * 20},
+     {"max_length": 40, "task_type": TaskType.TOKEN_CLS}, 10),
     ("truncated-rows", "wordpiece", CLASSES, lambda r: {**r, "text": r["text"] + LONG},
      {"max_length": 40, "task_type": TaskType.SEQ_CLS}, None),
     ("double-bos", "prepended", PAIRS, lambda r: {**r, "prompt": "<s><s>" + r["prompt"]}, {}, 1),
@@ -132,7 +135,8 @@ def test_answers_that_nothing_ends(with_bos: PreTrainedTokenizerBase, jsonl: Wri
         kept = [row[:-1] if at >= 40 - endless else row for at, row in enumerate(ids)]
         labels = [[-100, *row[1:]] for row in kept]
         rows = datasets.Dataset.from_dict(
-            {"input_ids": kept, "labels": labels, "row": range(40), "truncated": [False] * 40}
+            {"input_ids": kept, "labels": labels, "row": range(40)}
+            | dict.fromkeys(["truncated", "answer_cut"], [False] * 40)
         )
         made = dataclasses.replace(encoded, rows=rows)
         held = np.zeros(40, bool)

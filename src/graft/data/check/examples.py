@@ -38,6 +38,7 @@ class Examples:
         digests: `[N]`, alike for examples that are alike in all.
         prompts: `[N]`, alike for examples of the same prompt; None where everything is learned.
         truncated: `[N]`, whether it was cut.
+        answer_cut: `[N]`, whether something to learn was lost by that.
         blocks: `[N]`, whether it is a block of plain text.
         source: `[N]`, the number of its source.
         row: `[N]`, the index of its row in the source.
@@ -56,6 +57,7 @@ class Examples:
     digests: list[bytes]
     prompts: list[bytes | None]
     truncated: np.ndarray
+    answer_cut: np.ndarray
     blocks: np.ndarray
     source: np.ndarray
     row: np.ndarray
@@ -133,6 +135,7 @@ def gather(
         digests=[a + b for a, b in zip(_digests(ids, bounds), said, strict=True)],
         prompts=[d if n > 1 else None for d, n in zip(prompts, np.diff(asked), strict=True)],
         truncated=np.concatenate([table["truncated"].to_numpy() for table in tables]),
+        answer_cut=np.concatenate([table["answer_cut"].to_numpy() for table in tables]),
         blocks=np.repeat([encoded.format == "text" for encoded in sources], lengths),
         source=np.repeat(np.arange(len(sources)), lengths),
         row=np.concatenate([table["row"].to_numpy() for table in tables]),

@@ -51,14 +51,10 @@ def _ends(
 ) -> Iterator[Finding]:
     """Answers that do not end, because they were cut or because nothing ends them."""
     total = len(examples)
-    cut = examples.truncated
-    unended = np.zeros(total, bool)
     if len(examples.answers):
-        ends = _last_learned(examples)
-        open_ = ~_marked(examples.answers, special_ids(tokenizer))[ends]
-        at_the_cut = ends == examples.answer_bounds[1:] - 1
-        unended = open_ & cut & at_the_cut
-        endless = open_ & ~unended & ~examples.blocks
+        last = _last_learned(examples)
+        ends = _marked(examples.answers, special_ids(tokenizer))[last]
+        endless = ~ends & ~examples.answer_cut & ~examples.blocks
         if endless.any():
             share = endless.sum() / total
             # The encoder ends every answer. Should one slip through, this is where it shows.
@@ -71,18 +67,23 @@ def _ends(
                 "use a chat template that ends each assistant turn with a special token",
                 examples.where(endless),
             )
-    if unended.any():
-        share = unended.sum() / total
+    if examples.answer_cut.any():
+        share = examples.answer_cut.sum() / total
+        what = (
+            "labels are"
+            if examples.task_type is TaskType.TOKEN_CLS
+            else "an answer, or its end, is"
+        )
         yield Finding(
             "truncated-answers",
             severity(share, MANY),
-            int(unended.sum()),
+            int(examples.answer_cut.sum()),
             share,
-            f"the answer is cut at {limit:,} tokens, so its end is never learned",
+            f"{what} lost by cutting to {limit:,} tokens",
             f"{room}, or leave the longest rows out",
-            examples.where(unended),
+            examples.where(examples.answer_cut),
         )
-    others = cut & ~unended
+    others = examples.truncated & ~examples.answer_cut
     if others.any():
         yield Finding(
             "truncated-rows",
