@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from hubs.server import LoopbackHub, Repository, Request, _Handler, sha256
+from hubs.server import Handler, LoopbackHub, Repository, Request, sha256
 
 LARGE = 1 << 20  # bytes; as with git-lfs, a larger file comes from another host
 
@@ -15,7 +15,7 @@ LARGE = 1 << 20  # bytes; as with git-lfs, a larger file comes from another host
 class HuggingFaceHub(LoopbackHub):
     """`HF_ENDPOINT` leads here. Large files are redirected to `localhost`, as to a CDN."""
 
-    def answer(self, handler: _Handler, request: Request) -> None:
+    def answer(self, handler: Handler, request: Request) -> None:
         stored = re.fullmatch(r"/cdn/(models?|datasets?)/([^/]+/[^/]+)/(.+)", request.path)
         if stored:
             kind, name, path = stored.groups()
@@ -65,7 +65,7 @@ class HuggingFaceHub(LoopbackHub):
         return ()
 
     def _resolve(
-        self, handler: _Handler, repository: Repository, kind: str, name: str, path: str
+        self, handler: Handler, repository: Repository, kind: str, name: str, path: str
     ) -> None:
         content = repository.files.get(path)
         if content is None or path in self.faults.lacking:
@@ -97,5 +97,5 @@ def blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-def refuse(handler: _Handler, status: int, code: str, **headers: str) -> None:
+def refuse(handler: Handler, status: int, code: str, **headers: str) -> None:
     handler.send_json({"error": code}, status, X_Error_Code=code, X_Error_Message=code, **headers)

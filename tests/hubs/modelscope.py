@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from hubs.server import LoopbackHub, Request, _Handler, sha256
+from hubs.server import Handler, LoopbackHub, Request, sha256
 
 
 class ModelScopeHub(LoopbackHub):
@@ -13,7 +13,7 @@ class ModelScopeHub(LoopbackHub):
 
     default_revision = "master"
 
-    def answer(self, handler: _Handler, request: Request) -> None:
+    def answer(self, handler: Handler, request: Request) -> None:
         asked = re.fullmatch(
             r"/api/v1/(models|datasets)/([^/]+/[^/]+)/(repo/files|repo/tree|repo|revisions)",
             request.path,
@@ -57,9 +57,9 @@ def _bearer(request: Request) -> str:
     return request.headers.get("authorization", "").removeprefix("Bearer ")
 
 
-def reply(handler: _Handler, data: Any) -> None:
+def reply(handler: Handler, data: Any) -> None:
     handler.send_json({"Code": 200, "Success": True, "Data": data})
 
 
-def refuse(handler: _Handler, status: int) -> None:
+def refuse(handler: Handler, status: int) -> None:
     handler.send_json({"Code": status, "Success": False, "Message": "refused"}, status)

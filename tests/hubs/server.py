@@ -95,7 +95,7 @@ class LoopbackHub:
         self._connections: list[socket] = []
         hub = self
 
-        class Handler(_Handler):
+        class Answering(Handler):
             def answer(self) -> None:
                 parts = urlsplit(self.path)
                 request = Request(
@@ -120,7 +120,7 @@ class LoopbackHub:
             def handle_error(self, request: Any, client_address: Any) -> None:
                 """A client that goes away is no fault of the hub's."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", 0), Answering)
         self.port = self._server.server_address[1]
         self.endpoint = f"http://127.0.0.1:{self.port}"
         self._thread = Thread(target=self._server.serve_forever, args=(0.02,))
@@ -146,14 +146,14 @@ class LoopbackHub:
 
     default_revision = "main"
 
-    def answer(self, handler: _Handler, request: Request) -> None:
+    def answer(self, handler: Handler, request: Request) -> None:
         raise NotImplementedError
 
     def size(self, path: str, content: bytes) -> int:
         """As the hub lists it."""
         return self.faults.listed.get(path, len(content))
 
-    def send_file(self, handler: _Handler, path: str, content: bytes, **headers: str) -> None:
+    def send_file(self, handler: Handler, path: str, content: bytes, **headers: str) -> None:
         """The content, or the part of it that is asked for, with the faults."""
         faults = self.faults
         if path in faults.damaged:
@@ -195,7 +195,7 @@ class LoopbackHub:
             handler.wfile.flush()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 

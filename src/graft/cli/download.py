@@ -65,7 +65,12 @@ def download(
     if not data:
         _tell_of_code(address, plan, trust_remote_code)
         _require_weights(address, plan)
-    folder = plan.fetch()
+    try:
+        folder = plan.fetch()
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "stopped; what has arrived is kept, run the same to go on."
+        ) from None
     typer.echo(f"{'train' if data else 'base_model'}: {folder}")
 
 
