@@ -210,9 +210,11 @@ def test_the_rows_say_what_the_model_is_for(tmp_path, base_folder, bert, t5, cas
     rows, tasks = CASES[case]
     path = write(tmp_path / "rows.jsonl", rows)
     model = {"llama": str(base_folder), "bert": bert, "t5": t5}[name]
-    text = draft(model, path).text
-    config = load(tmp_path, text, f"output_dir={tmp_path / 'out'}", "max_steps=2")
+    made = draft(model, path)
+    config = load(tmp_path, made.text, f"output_dir={tmp_path / 'out'}", "max_steps=2")
     assert config.task_type == tasks[name]
+    others = name == "bert" or tasks[name] == "SEQ_CLS"  # not what the model's config says
+    assert ("--task-type takes another" in made.findings[-1]) is others
     assert train(config).summary["steps"] == 2
 
 

@@ -58,7 +58,8 @@ class _Look:
         model: As the user calls it.
         data: As the user calls it.
         inspection: The model, and what each method would do to it.
-        task_type: What the model is for.
+        own: What the model's config says that it is for.
+        task_type: What it is for here.
         format: The format of the rows.
         columns: Our names -> the file's, guessed; empty where none had to be.
         has_validation: Whether the data set has a split of that name.
@@ -71,6 +72,7 @@ class _Look:
     model: str
     data: str
     inspection: Inspection
+    own: TaskType
     task_type: TaskType
     format: str
     columns: dict[str, str]
@@ -109,7 +111,8 @@ def _look(model: str, data: str, asked: str | None) -> _Look:
     resolved = resolve_source(source)
     rows = read_source(resolved)
     task_type = None if asked is None else as_enum(TaskType, asked, "task_type")
-    task_type, columns = _task(task_of(base), task_type, rows)
+    own = task_of(base)
+    task_type, columns = _task(own, task_type, rows)
     rows = rename_columns(rows, columns) if columns else rows
     format_name = find_format(rows, resolved.format, task_type)
     tokenizer = load_tokenizer(model)
@@ -120,6 +123,7 @@ def _look(model: str, data: str, asked: str | None) -> _Look:
     return _Look(
         model=model,
         data=data,
+        own=own,
         inspection=inspect(model, task_type=task_type),
         task_type=task_type,
         format=format_name,
@@ -190,14 +194,22 @@ def _has_validation(source: SourceConfig) -> bool:
 
 
 def _findings(found: _Look) -> list[str]:
-    middle, high, most = np.percentile(found.lengths, [50, 99, 100]).astype(int)
-    about = f"{found.rows:,} rows of {found.format}, half of them up to {middle:,} tokens, "
+    if found.format == "text":
+        about = f"{int(found.lengths.sum()):,} tokens of text"
+    else:
+        middle, high, most = np.percentile(found.lengths, [50, 99, 100]).astype(int)
+        beyond = " and more than the model can read" if found.beyond.any() else ""
+        about = (
+            f"{found.rows:,} rows of {found.format}, half of them up to {middle:,} tokens, "
+            f"99 % up to {high:,}, the longest {most:,}{beyond}"
+        )
     lines = [
         f"{found.model}: {found.inspection.model_class}, {found.inspection.parameters:,} "
         f"parameters, {found.task_type}",
-        f"{found.data}: {about}99 % up to {high:,}, the longest {most:,}"
-        + (" and more than the model can read" if found.beyond.any() else ""),
+        f"{found.data}: {about}",
     ]
+    if found.task_type is not found.own:
+        lines.append(f"{found.task_type} is what the columns are for; --task-type takes another.")
     if found.columns:
         guess = shown(found.columns)
         lines.append(f"The columns are a guess, see that it is right: {guess}")
@@ -227,7 +239,7 @@ class _Text:
             f"# A run for graft: graft train FILE. Made by graft init for {found.data}.",
             *_settings(
                 "",
-                ("base_model", found.model, f"{found.inspection.parameters:,} parameters, frozen"),
+                ("base_model", found.model, f"{found.inspection.parameters:,} parameters"),
                 ("task_type", str(found.task_type), "what the model is for"),
             ),
             *("", "adapters:", f"  {self.name}:"),
@@ -283,7 +295,7 @@ class _Text:
         found = self.found
         lines = _settings(
             "  ",
-            ("train", found.data, f"{found.rows:,} rows"),
+            ("train", found.data, "one file, or a list of files and data sets"),
             ("format", found.format, "as the columns say"),
         )
         if found.columns:
