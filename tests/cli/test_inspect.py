@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,10 +9,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import T5Config
 
 from graft import BitFitConfig, IA3Config, LoraConfig
 from graft.inspection import inspect
 from graft.methods import method_names
+from graft.training.runfile import load_run_config
+from tiny import tiny_llama
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_the_model_alone_and_every_method(graft, config_alone, capsys):
     assert graft("inspect", config_alone) == 0
     out = capsys.readouterr().out
     assert "lm_head" in out
-    assert "by its config alone" in out
+    assert out.splitlines()[0].endswith(", config only")
     assert "hits" not in out
     lines = [" ".join(line.split()) for line in out.splitlines()]
     found = inspect(config_alone)
@@ -58,6 +63,43 @@ def test_the_model_alone_and_every_method(graft, config_alone, capsys):
         numbers = f"{adapter.trainable_parameters:,} {100 * adapter.share:.2f}%"
         assert line.startswith(f"{each.method} {acts_on} {numbers} ")
         assert line.endswith(f" {adapter.learning_rate:g}")
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_the_command_of_a_suggestion_makes_a_run_file(
+    graft, base_folder, tmp_path, monkeypatch, method
+):
+    model = tmp_path / "a model"  # a name that a shell would take apart
+    shutil.copytree(base_folder, model)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 3)
+    (each,) = [each for each in inspect(model).suggestions if each.method == method]
+    assert each.command is not None
+    words = shlex.split(each.command.replace("DATA", "rows.jsonl"))
+    monkeypatch.chdir(tmp_path)
+    assert graft(*words[1:]) == 0
+    config = load_run_config("run.yaml")
+    assert config.base_model == str(model)
+    assert [adapter.method for adapter in config.adapters.values()] == [method]
+
+
+def test_several_layers_in_one_line_say_how_many(graft, tmp_path, capsys):
+    """Also where each has one part only, whose line is the layer's."""
+    config = T5Config(vocab_size=20, d_model=8, d_kv=4, d_ff=8, num_layers=4, num_heads=2)
+    config.architectures = ["T5ForConditionalGeneration"]
+    config.save_pretrained(tmp_path)
+    assert graft("inspect", tmp_path) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["1-3.layer", "x3"] in [line[:2] for line in lines]
+
+
+def test_dtypes_that_are_not_the_usual_one_are_marked(graft, base_folder, tmp_path, capsys):
+    model = tiny_llama().to(torch.bfloat16)
+    model.model.norm.weight.data = model.model.norm.weight.data.float()
+    model.save_pretrained(tmp_path)
+    assert graft("inspect", tmp_path) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert ", bfloat16 and float32, " in lines[0]
+    assert [line for line in lines if "float32" in line][1:] == ["norm LlamaRMSNorm 16 float32 16"]
 
 
 def test_weights_that_do_not_fit_are_told(graft, base_folder, tmp_path, capsys):

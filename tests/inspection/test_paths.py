@@ -57,6 +57,17 @@ def test_a_name_that_nothing_has_beside_one_that_matches():
     assert found.advice == ("Nothing is called 'v_porj'. Did you mean v_proj or q_proj or o_proj?",)
 
 
+def test_a_name_that_nothing_has_where_nothing_would_be_hit():
+    found = inspect(tiny_llama(), regex="q_proj|v_porj").regex
+    assert found is not None
+    near, unknown = found.advice
+    assert "Put `.*` in front: '.*(q_proj|v_porj)' matches 2 paths." in near
+    assert unknown.startswith("Nothing is called 'v_porj'.")
+    found = inspect(tiny_llama(), regex="v_porj").regex
+    assert found is not None
+    assert len(found.advice) == 1  # it is said there
+
+
 def test_what_is_no_regular_expression():
     with pytest.raises(TargetError, match=r"regex='\(q' is not a regular expression"):
         inspect(tiny_llama(), regex="(q")

@@ -166,8 +166,8 @@ def _by_role(
     return _need(
         found,
         f"No layer of {type(model).__name__} looks like a "
-        f"{' or '.join(sorted(method.default_roles))} projection; say target_modules. Its layers "
-        f"are called {names}.",
+        f"{' or '.join(sorted(method.default_roles))} projection; say target_modules, such as "
+        f"all-linear. Its layers are called {names}.",
     )
 
 

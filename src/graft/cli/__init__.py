@@ -55,15 +55,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 def quieten() -> None:
     """Keep libraries from writing between graft's own lines; for verbs that load a model."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")  # to import it takes a second
     warnings.simplefilter("ignore")
-    import datasets
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     hub_logging.set_verbosity_error()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 def _make_app(verbs: Sequence[str], debug: bool) -> typer.Typer:

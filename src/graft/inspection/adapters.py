@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -93,7 +94,7 @@ def suggest(
     if source is None:
         return tuple(found)
     return tuple(
-        replace(each, command=f"graft init {source} DATA --method {each.method}")
+        replace(each, command=f"graft init {shlex.quote(source)} DATA --method {each.method}")
         if each.problem is None
         else each
         for each in found

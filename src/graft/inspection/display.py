@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -61,7 +61,7 @@ def _headline(found: Inspection) -> Text:
     if stored is not None:
         line.append(f" in {stored.files} {'file' if stored.files == 1 else 'files'}")
     elif found.source is not None:
-        line.append(", by its config alone")
+        line.append(", config only")
     return line
 
 
@@ -95,13 +95,13 @@ def _tree_table(found: Inspection, classes: bool) -> Table:
 def _walk(nodes: Sequence[Node], depth: int = 0) -> Iterator[tuple[int, str, Node]]:
     """The nodes that have parameters, with depth and name; a list is named with what is in it."""
     for node in nodes:
-        name = node.name
+        name, count = node.name, node.count
         while not node.weights and len(node.children) == 1:
             (node,) = node.children
-            name = f"{name}.{node.name}"
+            name, count = f"{name}.{node.name}", count * node.count
         if not node.weights and not node.parameters:
             continue
-        yield depth, f"{_short(name)}  x{node.count}" if node.count > 1 else name, node
+        yield depth, f"{_short(name)}  x{count}" if count > 1 else name, node
         yield from _walk(node.children, depth + 1)
 
 
@@ -211,7 +211,8 @@ def _suggestion_parts(suggestions: Sequence[Suggestion]) -> Iterator[RenderableT
     commands = [each.command for each in suggestions if each.command]
     if commands:
         yield ""
-        yield Group(*(Text(command, style="dim") for command in commands))
+        yield Text("a run file with one of them, for a file of data:", style="bold")
+        yield from (Text(f"  {command}", style="cyan") for command in commands)
 
 
 def _without_adapter(adapter: AdapterReport) -> Iterator[str]:

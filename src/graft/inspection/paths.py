@@ -46,9 +46,11 @@ def try_regex(model: nn.Module, pattern: str) -> RegexTest:
     views = adaptable_layers(model)
     targets = {view.target_path for view in views.values()}
     layers = [path for path in matched if path in targets]
-    advice = unknown_names(regex, paths) if matched else []
+    advice = unknown_names(regex, paths)
     if not layers:
-        advice = [f"As target_modules it {near_miss(regex, [p for p in paths if p in targets])}"]
+        near = near_miss(regex, [path for path in paths if path in targets])
+        said = [sentence for sentence in advice if sentence not in near]
+        advice = [f"As target_modules it {near}", *said]
     return RegexTest(
         pattern=pattern,
         matched=tuple(matched),
