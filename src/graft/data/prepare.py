@@ -25,7 +25,14 @@ from graft.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["EncodedSource", "PreparedData", "encode_source", "held_out", "prepare_data"]
+__all__ = [
+    "EncodedSource",
+    "PreparedData",
+    "encode_source",
+    "encode_sources",
+    "held_out",
+    "prepare_data",
+]
 
 _NAMED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)  # their labels are text
 
@@ -87,17 +94,8 @@ def prepare_data(
     Raises:
         DataError: Files, columns or rows that cannot be used.
     """
-    learned = [
-        _encoded(resolve_source(given, config.dataset_dir), tokenizer, config, task_type, tell)
-        for given in config.train_sources
-    ]
+    learned, heldout = encode_sources(config, tokenizer, task_type, tell)
     formats = list(dict.fromkeys(encoded.format for encoded in learned))
-    heldout = []
-    for given in config.eval_sources:
-        source = resolve_source(given, config.dataset_dir)
-        if source.format == "auto" and len(formats) == 1:
-            source = dataclasses.replace(source, format=formats[0])
-        heldout.append(_encoded(source, tokenizer, config, task_type, tell))
     everything = [*learned, *heldout]
     label_names = None
     if task_type in _NAMED:
@@ -125,6 +123,31 @@ def prepare_data(
         tokens=int(_lengths(learned, task_type)[index].sum()),
         sha256={path: digest for encoded in everything for path, digest in encoded.sha256.items()},
     )
+
+
+def encode_sources(
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    task_type: TaskType,
+    tell: Tell | None = None,
+) -> tuple[list[EncodedSource], list[EncodedSource]]:
+    """The sources to train on and those to evaluate on, each by itself, as `prepare_data` has them.
+
+    Raises:
+        DataError: Files, columns or rows that cannot be used, or a source of which nothing is left.
+    """
+    learned = [
+        _encoded(resolve_source(given, config.dataset_dir), tokenizer, config, task_type, tell)
+        for given in config.train_sources
+    ]
+    formats = {encoded.format for encoded in learned}
+    heldout = []
+    for given in config.eval_sources:
+        source = resolve_source(given, config.dataset_dir)
+        if source.format == "auto" and len(formats) == 1:
+            source = dataclasses.replace(source, format=learned[0].format)
+        heldout.append(_encoded(source, tokenizer, config, task_type, tell))
+    return learned, heldout
 
 
 def _encoded(

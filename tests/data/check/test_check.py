@@ -109,7 +109,7 @@ def test_a_fault_is_found_where_it_is(
 
 def test_nothing_to_learn_at_all(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> None:
     rows = [{**row, "prompt": LONG} for row in PAIRS]
-    with pytest.raises(DataError, match=r"Nothing is left to learn in .* to 40 tokens"):
+    with pytest.raises(DataError, match=r"Nothing is left to learn in the rows of .* to 40 tokens"):
         check(byte_level, jsonl(rows), max_length=40)
 
 

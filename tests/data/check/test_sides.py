@@ -120,6 +120,20 @@ def test_several_sources_are_told_apart(byte_level: PreTrainedTokenizerBase, jso
     assert report.origins == (Origin(a, 3, held=False), Origin(b, 2, held=True))
 
 
+def test_the_run_that_follows_tokenises_nothing(
+    byte_level: PreTrainedTokenizerBase, jsonl: Write
+) -> None:
+    """Also where the evaluation's own columns would tell another format than training's."""
+    held = [{**row, "instruction": "a", "output": "b"} for row in EVAL]
+    train, eval_ = jsonl(TRAIN, "a.jsonl"), jsonl(held, "b.jsonl")
+    check(byte_level, train, eval=eval_)
+    told: list[str] = []
+    config = DataConfig(train=train, eval=eval_)
+    prepare_data(config, byte_level, TaskType.CAUSAL_LM, seed=0, tell=told.append)
+    assert len(told) == 2
+    assert all("cache" in line for line in told)
+
+
 CLASSES = [{"text": text, "label": "ab"[n % 2]} for n, text in enumerate(["cat", "dog"] * 10)]
 
 

@@ -15,11 +15,10 @@ from graft.data.check.report import MANY, Finding, Origin, Report, Side, severit
 from graft.data.check.texts import Texts
 from graft.data.check.tokens import token_findings
 from graft.data.config import DataConfig
-from graft.data.encoding import EncodedSource, Tell, encode_source
-from graft.data.prepare import held_out
+from graft.data.encoding import EncodedSource, Tell
+from graft.data.prepare import encode_sources, held_out
 from graft.data.rows import Rows
-from graft.data.sources import read_source, resolve_source
-from graft.errors import DataError
+from graft.data.sources import read_source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -67,18 +66,16 @@ def check_data(
     Raises:
         DataError: Files, columns or rows that a run would refuse too.
     """
+    learned, heldout = encode_sources(config, tokenizer, task_type, tell)
+    sources = [*learned, *heldout]
     texts = Texts(tokenizer)
-    sources: list[EncodedSource] = []
     places: list[Rows] = []
-    learned = len(config.train_sources)
-    for entry in (*config.train_sources, *config.eval_sources):
-        source = resolve_source(entry, config.dataset_dir)
-        encoded = encode_source(source, tokenizer, config, task_type, tell)
-        rows = read_source(source)
+    for encoded in sources:
+        rows = read_source(encoded.source)
         texts.look(rows, encoded.format)
-        sources.append(encoded)
         places.append(Rows([], rows.files))  # the rows themselves are no longer needed
-    held = _held(sources, learned, config.eval_fraction, seed)
+    aside = held_out(learned, config.eval_fraction, seed)
+    held = np.concatenate([*aside, *(np.ones(len(encoded.rows), bool) for encoded in heldout)])
     examples = gather(sources, places, held, task_type)
     limit = sources[0].limit
     # Where the tokenizer says less than max_length, the model reads no more.
@@ -95,7 +92,7 @@ def check_data(
     ]
     return Report(
         origins=tuple(
-            Origin(encoded.source.name, encoded.rows_read, number >= learned)
+            Origin(encoded.source.name, encoded.rows_read, number >= len(learned))
             for number, encoded in enumerate(sources)
         ),
         dropped=sum(len(encoded.dropped) for encoded in sources),
@@ -104,19 +101,6 @@ def check_data(
         eval=_side(examples, held) if held.any() else None,
         findings=tuple(sorted(findings, key=lambda finding: finding.severity != "spoils")),
     )
-
-
-def _held(sources: list[EncodedSource], learned: int, fraction: float, seed: int) -> np.ndarray:
-    """Whether each example is to evaluate on; the first `learned` sources are to train on."""
-    train = sources[:learned]
-    if not any(len(encoded.rows) for encoded in train):
-        raise DataError(
-            f"Nothing is left to learn in {', '.join(encoded.source.name for encoded in train)} "
-            f"after cutting rows to {sources[0].limit} tokens: raise max_length, or shorten the "
-            "prompts."
-        )
-    others = [np.ones(len(encoded.rows), bool) for encoded in sources[learned:]]
-    return np.concatenate([*held_out(train, fraction, seed), *others])
 
 
 def _side(examples: Examples, chosen: np.ndarray) -> Side:
