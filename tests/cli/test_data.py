@@ -93,6 +93,9 @@ def test_preview_as_a_page(graft, rows, base_folder, tmp_path, capsys):
     assert graft("data", "preview", rows, "--model", base_folder, "--html", page) == 0
     assert capsys.readouterr().out == f"3 examples: {page}\n"
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    under_a_file = rows / "page.html"
+    assert graft("data", "preview", rows, "--model", base_folder, "--html", under_a_file) == 2
+    assert f"{rows} is a file" in capsys.readouterr().err
 
 
 def test_colours_are_the_marks_on_a_terminal(rows, base_folder):

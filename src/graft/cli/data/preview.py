@@ -42,11 +42,13 @@ def preview(
 
     run = find_run(source, settings, model, task_type)
     quieten()
-    from graft.atomic import write_text
+    from graft.atomic import require_room, write_text
     from graft.data.preview import preview as look
     from graft.data.preview import render_page
     from graft.hub import load_tokenizer
 
+    if html is not None:
+        require_room(html.parent)
     tokenizer = load_tokenizer(run.base_model, run.revision)
     previews = look(run.data, tokenizer, run.task_type, rows=rows, row=row, seed=random)
     if html is not None:
