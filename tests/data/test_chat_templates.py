@@ -4,6 +4,7 @@ answers and their ends."""
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from transformers import AutoTokenizer
 
+from graft.data.rendering import pair
 from graft.data.template import IGNORED, Encoder, Tokens, render_prompt
 from graft.errors import DataError
 
@@ -131,6 +133,20 @@ def test_no_double_bos(name: str, kind: str, request: pytest.FixtureRequest) -> 
     for ids in (tokens.input_ids, prompt):
         assert ids[0] == tokenizer.bos_token_id
         assert ids.count(tokenizer.bos_token_id) == 1
+
+
+def test_an_end_of_turn_need_not_be_a_special_token(byte_level: Any) -> None:
+    """Some models add theirs as a plain token."""
+    tokenizer = copy.deepcopy(byte_level)
+    tokenizer.add_tokens(["<|done|>", "<|other|>"])
+    tokenizer.chat_template = STYLES["chatml"].template.replace("<|im_end|>", "<|done|>")
+    assert tokenizer.convert_tokens_to_ids("<|done|>") not in tokenizer.all_special_ids
+    (tokens,) = encode(tokenizer, chat("The cat?", "It sat.", "Why?", "So.<|other|>"))
+    said = [tokenizer.decode(run) for _, run in learned_runs(tokens)]
+    assert said == ["It sat.<|done|>", "So.<|other|><|done|>"]
+    # One that no template writes ends nothing: it may be the text's own.
+    (alone,) = Encoder(tokenizer, None).encode([pair("The cat", " sat<|other|>")])
+    assert tokenizer.decode(alone.input_ids) == "The cat sat<|other|></s>"
 
 
 # --- generation blocks ------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from graft.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Piece", "Renderer", "Tools", "pair", "special_tokens"]
+__all__ = ["Piece", "Renderer", "Tools", "end_tokens", "pair"]
 
 Tools = list[dict[str, Any]]
 Span = tuple[int, int]
@@ -48,10 +48,16 @@ def pair(prompt: str, completion: str) -> list[Piece]:
     return [Piece(prompt), Piece(completion, "response")]
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """What may end a turn: any special token but the one for unknown characters."""
-    added = tokenizer.added_tokens_decoder
-    ids = {token for token, entry in added.items() if entry.special}
+def end_tokens(tokenizer: PreTrainedTokenizerBase, chat_template: str | None) -> dict[str, int]:
+    """What may end a turn: a special token, or an added one that the template writes.
+
+    Not the one for unknown characters.
+    """
+    ids = {
+        token
+        for token, entry in tokenizer.added_tokens_decoder.items()
+        if entry.special or str(entry) in (chat_template or "")
+    }
     ids |= {token for token in tokenizer.all_special_ids if isinstance(token, int)}
     unknown, eos = tokenizer.unk_token_id, tokenizer.eos_token_id
     return {
@@ -74,7 +80,7 @@ class Renderer:
         self.chat_template = chat_template
         # Marks are in characters; slow tokenizers do not say which of them a token stands for.
         self._marks = tokenizer.is_fast and _GENERATION.search(chat_template) is not None
-        self._ends = tuple(special_tokens(tokenizer))
+        self._ends = tuple(end_tokens(tokenizer, chat_template))
         self._heard: set[str] = set()  # what the template was seen not to pass over
 
     def conversation(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from graft.config import TaskType
 from graft.data.formats import Message
-from graft.data.rendering import Piece, Renderer, Tools, special_tokens
+from graft.data.rendering import Piece, Renderer, Tools, end_tokens
 from graft.errors import DataError
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class Encoder:
         self._renderer = None if chat_template is None else Renderer(tokenizer, chat_template)
         # A chat template writes the beginning of the text itself.
         self.leading = _leading(tokenizer) if chat_template is None else []
-        self._ends = set(special_tokens(tokenizer).values())
+        self._ends = set(end_tokens(tokenizer, chat_template).values())
         self._blank: dict[int, bool] = {}
         added = tokenizer.added_tokens_decoder.values()
         texts = sorted((str(token) for token in added), key=len, reverse=True)
