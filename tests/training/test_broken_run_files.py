@@ -186,6 +186,10 @@ BROKEN: dict[str, tuple[str, str]] = {
         "`adapters.own.modules_to_save` cannot be 'head': expected a list; write [head].\n"
         "`adapters.own.target_modules` cannot be 3: expected a list or text.",
     ),
+    "a pattern of the wrong kind": (
+        but(adapters="adapters:\n  own: {method: lora, rank_pattern: 3}"),
+        "`adapters.own.rank_pattern` cannot be 3: expected a mapping.",
+    ),
     "a rank that is none": (
         but(adapters="adapters:\n  own: {method: lora, r: 0}"),
         "`adapters.own`: LoraConfig: r must be an int of at least 1, not 0.",

@@ -9,9 +9,11 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
 from graft.config import PeftType
+from graft.data.config import DataConfig, SourceConfig
 from graft.errors import ConfigError
 from graft.methods import METHODS
 from graft.training.adapters import settings_model
+from graft.training.config import AdapterSettings, TrainConfig
 from graft.training.reading import parse_yaml
 from graft.training.runfile import dump_run_config, parse_run_config
 from graft.training.schema import run_file_schema
@@ -91,6 +93,29 @@ def test_every_setting_is_explained():
 @pytest.mark.parametrize("case", sorted(BROKEN.keys() - BEYOND))
 def test_broken_run_files_are_rejected(case):
     assert faults(parse_yaml(BROKEN[case][0], case)) != []
+
+
+@pytest.mark.parametrize("section", ["adapters.own", "data", "data.train", "train"])
+def test_what_loads_is_accepted(section):
+    """Whatever value a setting has: an editor does not complain of what graft takes."""
+    models = {"data": DataConfig, "data.train": SourceConfig, "train": TrainConfig}
+    names = [*settings_model(PeftType.LORA).model_fields, *AdapterSettings.model_fields]
+    names = models[section].model_fields if section in models else names
+    taken = 0
+    for name in names:
+        for value in (None, True, 0, 1, 0.5, "x", "1", ["a"], {"a": 1}, {"a": "b"}):
+            run = yaml.safe_load(but(data="data: {train: {path: a}}"))
+            place = run
+            for part in section.split("."):
+                place = place[part]
+            place[name] = value
+            try:
+                parse_run_config(run)
+            except ConfigError:
+                continue
+            taken += 1
+            assert faults(run) == [], (name, value)
+    assert taken > len(names)
 
 
 def test_what_is_said_of_an_entry():

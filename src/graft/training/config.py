@@ -143,7 +143,13 @@ class TrainConfig(BaseModel):
 class AdapterSettings(BaseModel):
     """One adapter: its method, and the fields of that method's config."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="allow",
+        frozen=True,
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        strict=True,
+    )
 
     method: str
     """`lora`, `ia3`, `bitfit`, `prompt_tuning`, `p_tuning` or `prefix_tuning`."""

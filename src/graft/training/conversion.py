@@ -215,10 +215,10 @@ def _refuse_axolotl(raw: Mapping[str, Any], path: str) -> None:
 
 def _settle_llama_factory(done: Conversion, raw: Mapping[str, Any]) -> None:
     ours = done.settings
-    rank = ours.get(f"{ADAPTER}.r", 8)
+    rank = ours.get(f"{ADAPTER}.r")
     done.assumed = {
         f"{ADAPTER}.r": 8,
-        f"{ADAPTER}.lora_alpha": 2 * rank,
+        f"{ADAPTER}.lora_alpha": 2 * (rank if isinstance(rank, int) else 8),
         f"{ADAPTER}.target_modules": "all-linear",
         "data.dataset_dir": "data",
         "data.max_length": 2048,
@@ -231,7 +231,7 @@ def _settle_llama_factory(done: Conversion, raw: Mapping[str, Any]) -> None:
         rounds = raw.get("pissa_iter", 16)
         start = "pissa" if rounds == -1 else f"pissa_niter_{rounds}"
         ours[f"{ADAPTER}.init_lora_weights"] = start
-    folder = ours.get("data.dataset_dir", "data")
+    folder = str(ours.get("data.dataset_dir", "data"))
     if not (Path(folder) / "dataset_info.json").is_file():
         done.lost[f"dataset_dir: {folder}"] = (
             f"there is no {folder}/dataset_info.json here: take LLaMA-Factory's `data` folder "
@@ -262,7 +262,8 @@ def _settle_axolotl(done: Conversion, raw: Mapping[str, Any]) -> None:
             del done.carried["lora_target_modules"]
             done.lost["lora_target_modules"] = "`all-linear` takes every linear layer already."
     size, each = raw.get("batch_size"), ours.get("train.per_device_train_batch_size", 1)
-    if size and not raw.get("gradient_accumulation_steps") and size % each == 0:
+    both = isinstance(size, int) and isinstance(each, int)
+    if both and size and not raw.get("gradient_accumulation_steps") and size % each == 0:
         ours["train.gradient_accumulation_steps"] = size // each
         done.carried["batch_size"] = ["train.gradient_accumulation_steps"]
         done.lost.pop(f"batch_size: {size}", None)

@@ -72,12 +72,11 @@ def parse_run_config(raw: dict[str, Any], overrides: Sequence[str] = ()) -> RunC
     for override in overrides:
         _apply(raw, override)
     known, sentences = unknown_settings(raw)
-    faults = _adapter_faults(known.get("adapters"))
+    faults = _adapter_faults(known)
     config = None
     try:
         config = RunConfig.model_validate(known)
     except ValidationError as error:
-        # A value of the wrong kind may also be what the method's config stumbled over.
         told = {path.rpartition(".")[0] for path in faults}
         found = value_faults(error, known)
         faults |= {path: text for path, text in found.items() if path not in told}
@@ -86,18 +85,24 @@ def parse_run_config(raw: dict[str, Any], overrides: Sequence[str] = ()) -> RunC
     return config
 
 
-def _adapter_faults(adapters: Any) -> dict[str, str]:
-    """Values of the wrong kind in the settings of adapters, by path."""
+def _adapter_faults(known: dict[str, Any]) -> dict[str, str]:
+    """Values of the wrong kind in the settings of adapters, by path.
+
+    Such an adapter is left with its method alone: its config would stumble over the values.
+    """
     faults: dict[str, str] = {}
-    for name, settings in adapters.items() if isinstance(adapters, dict) else ():
+    adapters = known.get("adapters")
+    for name, settings in list(adapters.items()) if isinstance(adapters, dict) else ():
         kind = kind_of(settings.get("method")) if isinstance(settings, dict) else None
         if kind is None:
             continue
-        own = {key: v for key, v in settings.items() if key not in AdapterSettings.model_fields}
+        common = AdapterSettings.model_fields
+        own = {key: value for key, value in settings.items() if key not in common}
         try:
             settings_model(kind).model_validate(own)
         except ValidationError as error:
             faults |= value_faults(error, own, f"adapters.{name}")
+            known["adapters"][name] = {k: v for k, v in settings.items() if k in common}
     return faults
 
 

@@ -34,6 +34,7 @@ _FREE = (
     "logging_steps",
     "save_steps",
     "save_total_limit",
+    "use_cache",
 )
 
 
