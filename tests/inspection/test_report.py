@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, LlamaConfig, WhisperConfig
 
 import graft
@@ -284,6 +285,18 @@ def test_a_folder_that_is_an_adapter(tmp_path):
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     with pytest.raises(CheckpointError, match=r"is an adapter, .* its base is org/base"):
         inspect(tmp_path)
+
+
+def test_of_a_model_with_adapters_the_base_is_looked_at():
+    model = PeftModel(tiny_llama(), LoraConfig(task_type="CAUSAL_LM"))
+    assert inspect(model) == inspect(tiny_llama())
+
+
+def test_what_is_no_model_and_no_config():
+    with pytest.raises(ConfigError, match="ReLU has no parameters"):
+        inspect(nn.ReLU())
+    with pytest.raises(ConfigError, match="The config of a method is needed"):
+        inspect(tiny_llama(), {"r": 3})
 
 
 def test_a_file_is_no_folder(base_folder):

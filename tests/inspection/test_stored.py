@@ -10,7 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import BertConfig, BertModel, MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedModel,
+)
 
 from graft import LoraConfig
 from graft.inspection import Inspection, Node, StoredWeights, inspect
@@ -262,6 +270,42 @@ def test_a_file_that_is_cut_short(tmp_path):
     (warning,) = found.warnings
     assert "cut short" in warning
     assert found.parameters == sum(p.numel() for p in tiny_llama().parameters())
+
+
+def test_a_dtype_that_nothing_knows(tmp_path):
+    saved(tmp_path, tiny_llama())
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"X32"'))
+    (warning,) = inspect(tmp_path).warnings
+    assert warning.endswith("model.safetensors has tensors of an unknown dtype: X32.")
+
+
+def test_a_file_larger_than_memory(tmp_path):
+    """100 TB, all of them holes: a header is enough."""
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=2**20, num_hidden_layers=1, num_attention_heads=1
+    )
+    config.architectures = ["LlamaForCausalLM"]
+    config.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    header, end = {}, 0
+    for name, tensor in model.state_dict().items():
+        size = 4 * tensor.numel()
+        header[name] = {"dtype": "F32", "shape": list(tensor.shape)}
+        header[name]["data_offsets"] = [end, end + size]
+        end += size
+    assert end > 4 * 2**40
+    raw = json.dumps(header).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        try:
+            file.truncate(8 + len(raw) + end)
+        except OSError:
+            pytest.skip("this file system has no such files")
+    found = inspect(tmp_path, LoraConfig())
+    assert found.warnings == ()
+    assert stored(found).bytes == end
 
 
 def test_a_pointer_of_git_lfs(tmp_path):

@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from graft.adapt.model import PeftModel
 from graft.adapt.structure import head_paths
 from graft.config import PeftConfig, TaskType, as_enum
-from graft.errors import CheckpointError
+from graft.errors import CheckpointError, ConfigError
 from graft.hub import load_config, load_skeleton, resolve, task_of
 from graft.inspection.adapters import (
     AdapterReport,
@@ -77,9 +78,10 @@ def inspect(
     Nothing is attached or changed, and no weight is loaded.
 
     Args:
-        model: A module, or the folder or hub id of a base model. Its config is read, and of its
-            weights the headers, where safetensors lie in the folder or the hub's cache: they say
-            which dtypes there are, and whether they fit the config.
+        model: A module (of a `PeftModel`, its base model), or the folder or hub id of a base
+            model. Its config is read, and of its weights the headers, where safetensors lie in
+            the folder or the hub's cache: they say which dtypes there are, and whether they fit
+            the config.
         config: Of any method; None: every method is looked at, with its defaults.
         task_type: Decides the head of a model that is read; None takes that of `config`, or else
             the one that the model's own config names.
@@ -91,9 +93,12 @@ def inspect(
     """
     stored, warnings = None, []
     source = None if isinstance(model, nn.Module) else str(model)
-    asked = task_type or (None if config is None else config.task_type)
+    asked = task_type or (config.task_type if isinstance(config, PeftConfig) else None)
     task: TaskType | None = None if asked is None else as_enum(TaskType, asked, "task_type")
     if isinstance(model, nn.Module):
+        model = model.get_base_model() if isinstance(model, PeftModel) else model
+        if next(model.parameters(), None) is None:
+            raise ConfigError(f"{type(model).__name__} has no parameters, so nothing to adapt.")
         if task is None and isinstance(model, PreTrainedModel):
             task = task_of(model.config, type(model).__name__)
     else:
@@ -128,10 +133,10 @@ def _read(
     source: str, task: TaskType | None
 ) -> tuple[TaskType, PreTrainedModel, StoredWeights | None, list[str]]:
     """The model made from its config; what its files hold; what is odd about both."""
-    config = load_config(source)
-    model = load_skeleton(source, task)
-    task = task or task_of(config)
     folder = Path(resolve(source, part="config"))  # of a hub's cache: the weights may be there
+    config = load_config(str(folder))
+    model = load_skeleton(str(folder), task)
+    task = task or task_of(config)
     warnings = _unsaid(config, json.loads((folder / "config.json").read_text(encoding="utf-8")))
     try:
         stored = read_stored_weights(folder, model)

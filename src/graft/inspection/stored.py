@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
-from transformers.modeling_utils import load_state_dict
+from transformers.modeling_utils import str_to_torch_dtype
 from transformers.utils import logging
 
 from graft.download import require_whole
@@ -146,12 +145,22 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _header(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, without their numbers."""
+    """The tensors of a file, without their numbers.
+
+    safetensors itself maps the whole file into memory, which a small machine refuses for a large
+    model.
+    """
     require_whole(path)
-    try:
-        return load_state_dict(path, map_location="meta")
-    except (SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from None
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    strange = {entry["dtype"] for entry in header.values()} - str_to_torch_dtype.keys()
+    if strange:
+        raise CheckpointError(f"{path} has tensors of an unknown dtype: {', '.join(strange)}.")
+    return {
+        name: torch.empty(entry["shape"], dtype=str_to_torch_dtype[entry["dtype"]], device="meta")
+        for name, entry in header.items()
+    }
 
 
 def _compare(
