@@ -88,6 +88,18 @@ def test_settings_of_a_file(graft, tmp_path, base_folder, capsys):
     assert "at most 16 tokens" in out
 
 
+def test_splits_of_a_folder(graft, tmp_path, base_folder, capsys):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder / "train.jsonl", ROWS[:2])
+    write(folder / "test.jsonl", ROWS[2:])
+    words = ["data", "preview", folder, "--model", base_folder, "--rows", "1"]
+    assert graft(*words) == 0
+    assert "The cat 0⟦" in capsys.readouterr().out
+    assert graft(*words, "split=test") == 0
+    assert "The cat 2⟦" in capsys.readouterr().out
+
+
 def test_preview_as_a_page(graft, rows, base_folder, tmp_path, capsys):
     page = tmp_path / "new" / "page.html"
     assert graft("data", "preview", rows, "--model", base_folder, "--html", page) == 0

@@ -59,6 +59,8 @@ CASES = [
     ("double-bos", "prepended", PAIRS, lambda r: {**r, "prompt": "<s><s>" + r["prompt"]}, {}, 1),
     ("special-tokens-in-text", "chatml", CHATS, lambda r: {**r, "output": "a<|im_end|>b"}, {}, 10),
     ("special-tokens-in-text", "byte_level", PAIRS, lambda r: {**r, "prompt": "a</s>b"}, {}, None),
+    ("placeholders", "byte_level", PAIRS, lambda r: {**r, "prompt": "{{name}}" + r["prompt"]},
+     {}, None),
     ("broken-text", "byte_level", PAIRS, lambda r: {**r, "prompt": r["prompt"] + "\ufffd"}, {}, 10),
     ("broken-text", "byte_level", PAIRS,
      lambda r: {**r, "prompt": r["prompt"] + "é你".encode().decode("latin-1")}, {}, 10),
@@ -242,7 +244,7 @@ def test_fewer_rows_than_a_step(byte_level: PreTrainedTokenizerBase, jsonl: Writ
     assert finding(check(byte_level, path, rows_per_step=40), "few-rows") is None
     found = finding(check(byte_level, path, rows_per_step=41), "few-rows")
     assert found is not None
-    assert (found.count, found.severity) == (40, "remark")
+    assert (found.count, found.share, found.severity) == (40, 40 / 41, "remark")
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "metaspace"])

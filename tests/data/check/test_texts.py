@@ -1,6 +1,11 @@
+from collections.abc import Callable
+
 import pytest
+from transformers import PreTrainedTokenizerBase
 
 from graft.data.check.texts import is_broken
+
+from .cases import check, finding
 
 
 @pytest.mark.parametrize("text", ["é", "ü", "你好", "“quoted”", "naïve café – 5 €", "Привет", "🙂"])
@@ -27,3 +32,18 @@ def test_letters_of_the_latin_alphabets_are_no_fault(text: str) -> None:
 @pytest.mark.parametrize("text", ["a\ufffdb", "锟斤拷", "ï»¿text"])
 def test_what_is_left_of_lost_text(text: str) -> None:
     assert is_broken(text)
+
+
+def test_what_stands_in_a_text_is_named(
+    chatml: PreTrainedTokenizerBase, jsonl: Callable[..., str]
+) -> None:
+    row = {"instruction": "I am {{name}}<s>", "input": "{{ name }}", "output": "</s><s>{{author}}"}
+    report = check(chatml, jsonl([{**row, "comment": "<|im_end|>"}]))
+    special = finding(report, "special-tokens-in-text")
+    assert special is not None
+    assert "holds <s>, </s>, which" in special.what  # a column that nobody reads is no text
+    placeholders = finding(report, "placeholders")
+    assert placeholders is not None
+    assert "holds {{name}}, {{author}}, {{ name }}: " in placeholders.what
+    code = {"instruction": "a", "output": "{{ x | upper }} {{}} {name} {{a.b}} $${{1+1}}$$"}
+    assert finding(check(chatml, jsonl([code])), "placeholders") is None

@@ -26,7 +26,7 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE | --KEY VALUE]...",
-        help="Settings of the data, such as max_length=512 or format=alpaca.",
+        help="Settings of the data: max_length=512, format=alpaca, split=validation, ...",
     ),
 ]
 Model = Annotated[
@@ -63,19 +63,23 @@ def find_run(
         "base_model": model,
         "task_type": task_type or "CAUSAL_LM",
         "adapters": {"adapter": {"method": "lora"}},
-        "data": {"train": source},
+        "data": {"train": {"path": source}},
         "train": {"output_dir": "."},
     }
-    from graft.data.config import DataConfig
-
-    names = DataConfig.model_fields
-    overrides = [
-        f"data.{s}" if s.partition("=")[0].split(".")[0] in names else s for s in overrides
-    ]
-    run = parse_run_config(raw, overrides)
+    run = parse_run_config(raw, [_placed(override) for override in overrides])
     if task_type is None:
         run = run.model_copy(update={"task_type": _likely_task(run)})
     return run
+
+
+def _placed(override: str) -> str:
+    """`override` with the path that its setting has in a run file, where it is one of the data."""
+    from graft.data.config import DataConfig
+
+    name = override.partition("=")[0].split(".")[0]
+    if name in ("subset", "split"):
+        return f"data.train.{override}"
+    return f"data.{override}" if name in DataConfig.model_fields else override
 
 
 def _likely_task(run: RunConfig) -> TaskType:

@@ -50,8 +50,8 @@ def check_data(
       special tokens in the text of turns, the same text with different labels.
 
     All else is a remark: rows cut at the length, duplicates, the same prompt with different
-    answers, one label that rules or one that is rare, a script that is spelled in bytes, fewer
-    rows than a step takes.
+    answers, one label that rules or one that is rare, a script that is spelled in bytes,
+    placeholders such as {{name}}, fewer rows than a step takes.
 
     Args:
         config: The `data:` section of the run file.
@@ -152,7 +152,7 @@ def _few(rows: int, rows_per_step: int) -> Iterator[Finding]:
             "few-rows",
             "remark",
             rows,
-            1.0,
+            rows / rows_per_step,
             f"fewer than the {rows_per_step:,} that one step takes, so an epoch is a single step",
             "lower per_device_train_batch_size or gradient_accumulation_steps",
         )

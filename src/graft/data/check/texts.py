@@ -19,6 +19,7 @@ __all__ = ["Texts", "is_broken"]
 _SHOWN = 5
 _CHAT = ("messages", "sharegpt", "alpaca")
 _PAIRS = ("prompt_completion", "seq2seq")
+_PLACEHOLDER = re.compile(r"\{\{ ?\w+ ?\}\}")
 # UTF-8 that was read as Latin-1 or Windows-1252: a lead byte's letter, then those of its followers.
 _FOLLOWERS = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _MISREAD = re.compile(f"[\u00c2-\u00df][{_FOLLOWERS}]|[\u00e0-\u00ef][{_FOLLOWERS}]{{2}}"
@@ -39,8 +40,8 @@ class Texts:
         names = sorted((re.escape(str(name)) for name in names), key=len, reverse=True)
         self._special = re.compile("|".join(names)) if names else None
         self._found: dict[str, list[str]] = {}
-        self._counts = {"special": 0, "written": 0, "broken": 0, "empty": 0}
-        self._names: dict[str, None] = {}
+        self._counts = {"special": 0, "written": 0, "broken": 0, "empty": 0, "placeholder": 0}
+        self._names: dict[str, dict[str, None]] = {"special": {}, "placeholder": {}}
         self._rows = 0
 
     def look(self, rows: Rows, format_name: str) -> None:
@@ -51,7 +52,8 @@ class Texts:
         for index, row in enumerate(rows.items):
             texts = [text for name in columns for text in _strings(row.get(name))]
             for kind, found in (
-                ("special", self._holds_special(texts)),
+                ("special", self._holds("special", self._special, texts)),
+                ("placeholder", self._holds("placeholder", _PLACEHOLDER, texts)),
                 ("broken", any(map(is_broken, texts))),
                 ("empty", _is_empty(row, format_name)),
             ):
@@ -64,15 +66,21 @@ class Texts:
         """What was found in all sources."""
         if self._counts["special"]:
             meant = self._counts["written"] == self._counts["special"]
-            names = list(self._names)
             yield self._finding(
                 "special-tokens-in-text",
                 None if meant else MANY,
-                f"the text holds {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}, which "
-                "the tokenizer takes as special",
+                f"the text holds {self._listed('special')}, which the tokenizer takes as special",
                 "fine where the text is meant to hold them; otherwise it can end a turn or begin "
                 "one: remove them",
                 "special",
+            )
+        if self._counts["placeholder"]:
+            yield self._finding(
+                "placeholders",
+                None,
+                f"the text holds {self._listed('placeholder')}: nobody has filled it in",
+                "put in what is meant, unless the model shall learn to write it",
+                "placeholder",
             )
         if self._counts["broken"]:
             yield self._finding(
@@ -104,12 +112,14 @@ class Texts:
             file, row = rows.place(index)
             places.append(f"{file}:{row}")
 
-    def _holds_special(self, texts: list[str]) -> bool:
-        if self._special is None:
-            return False
-        found = [hit for text in texts if (hit := self._special.search(text))]
-        self._names |= dict.fromkeys(hit.group() for hit in found)
+    def _holds(self, kind: str, pattern: re.Pattern[str] | None, texts: list[str]) -> bool:
+        found = [hit for text in texts for hit in pattern.findall(text)] if pattern else []
+        self._names[kind] |= dict.fromkeys(found)
         return bool(found)
+
+    def _listed(self, kind: str) -> str:
+        names = list(self._names[kind])
+        return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _strings(value: Any) -> Iterator[str]:
