@@ -189,6 +189,19 @@ def test_check_of_bad_rows(graft, rows, base_folder, tmp_path, capsys):
     assert lines[-1] == "1 finding would spoil the run; no remarks"
 
 
+def test_check_shows_the_balance_of_labels(graft, tmp_path, base_folder, capsys):
+    rows = [{"text": f"The cat {n}", "label": "yes" if n < 15 else "no\x1b[31m"} for n in range(20)]
+    path = write(tmp_path / "a.jsonl", rows)
+    words = ["--model", base_folder, "--task-type", "SEQ_CLS"]
+    assert graft("data", "check", path, *words) == 0
+    out = capsys.readouterr().out
+    assert "labels of train: yes 15 (75%), no␛[31m 5 (25%)\n" in out
+    assert graft("data", "preview", path, "--row", "20", *words) == 0
+    out += capsys.readouterr().out
+    assert "label no␛[31m" in out
+    assert "\x1b" not in out
+
+
 def test_check_as_json(graft, run_file, rows, capsys):
     write(rows, [*ROWS, ROWS[0]])
     assert graft("data", "check", run_file, "--json") == 0

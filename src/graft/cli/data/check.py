@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+_LABELS = 10  # those that are printed; JSON has all
+
 
 def check(
     source: Source,
@@ -88,6 +90,11 @@ def _print(report: Report, console: Console) -> None:
         console.print(line)
     console.print()
     console.print(_table(report))
+    for name, side in (("train", report.train), ("eval", report.eval)):
+        if side is not None and side.labels:
+            console.print()
+            for line in indented(Text(f"labels of {name}: {_balance(side.labels)}"), console, 2, 0):
+                console.print(line)
     for finding in report.findings:
         console.print()
         for text, first in _paragraphs(finding):
@@ -120,16 +127,27 @@ def _table(report: Report) -> Table:
     return table
 
 
+def _balance(labels: dict[str, int]) -> str:
+    from graft.data.preview import visible
+
+    total = sum(labels.values())
+    first = [f"{visible(n)} {c:,} ({_share(c / total)})" for n, c in list(labels.items())[:_LABELS]]
+    more = len(labels) - len(first)
+    return ", ".join(first) + (f" and {more:,} more" if more else "")
+
+
 def _paragraphs(finding: Finding) -> Iterator[tuple[Text, int]]:
     """What to print of a finding, and where each paragraph begins."""
     from rich.text import Text
+
+    from graft.data.preview import visible
 
     spoils = finding.severity == "spoils"
     unit = finding.unit.removesuffix("s") if finding.count == 1 else finding.unit
     text = Text()
     text.append("SPOILS" if spoils else "remark", "bold red" if spoils else "bold yellow")
     text.append(f"  {finding.name}: ", "bold")
-    text.append(f"{finding.count:,} {unit} ({_share(finding.share)}): {finding.what}")
+    text.append(f"{finding.count:,} {unit} ({_share(finding.share)}): {visible(finding.what)}")
     yield text, 0
     for place in _places(finding):
         yield Text(place, "dim"), 8

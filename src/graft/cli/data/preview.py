@@ -91,10 +91,12 @@ def _print(found: Preview, console: Console) -> None:
 def _heading(shown: Shown) -> Text:
     from rich.text import Text
 
+    from graft.data.preview import visible
+
     part = f", part {shown.part[0]} of {shown.part[1]}" if shown.part else ""
     text = Text().append(f"row {shown.row}{part}", "bold")
     for fact in shown.facts:
-        text.append("  ").append(fact.text, "" if fact.good else "red")
+        text.append("  ").append(visible(fact.text), "" if fact.good else "red")
     return text
 
 
@@ -129,7 +131,7 @@ def _labelled(side: Side) -> Text:
         said = "".join(piece.text for piece in word).strip()
         text.append(visible(said), _style(word[0]) if word[0].special else "")
         if (label := word[0].label) is not None:
-            text.append(f"/{label}", "dim" if label == "O" else "bold cyan")
+            text.append(f"/{visible(label)}", "dim" if label == "O" else "bold cyan")
     return text
 
 
