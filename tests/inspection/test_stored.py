@@ -281,9 +281,9 @@ def test_a_dtype_that_nothing_knows(tmp_path):
 
 
 def test_a_file_larger_than_memory(tmp_path):
-    """100 TB, all of them holes: a header is enough."""
+    """4 TiB, all of it holes: a header is enough."""
     config = LlamaConfig(
-        vocab_size=300, hidden_size=2**20, num_hidden_layers=1, num_attention_heads=1
+        vocab_size=300, hidden_size=2**19, num_hidden_layers=1, num_attention_heads=1
     )
     config.architectures = ["LlamaForCausalLM"]
     config.save_pretrained(tmp_path)

@@ -207,7 +207,7 @@ def base_shape(
             f"{type(embedding).__name__}), so virtual tokens have no place in it. LoRA, IA3 and "
             "BitFit work on any module."
         )
-    hidden = config.hidden_size
+    hidden = _size(config, "hidden_size") or embedding.weight.shape[1]  # Blt names none
     heads = _size(config, "num_attention_heads") or 1  # none in Mamba; only a prefix needs them
     kv_heads = _size(config, "num_key_value_heads") or heads
     if getattr(config, "multi_query", False) and not hasattr(config, "num_key_value_heads"):
