@@ -205,9 +205,18 @@ BROKEN: dict[str, tuple[str, str]] = {
         "expected a mapping such as `assistant: {method: lora}`.",
     ),
     "an adapter without a name": (
-        but(adapters="adapters: {method: lora, r: 8}"),
+        but(adapters="adapters: {method: lora, r: 8, num_virtual_tokens: 2}", more="rank: 2"),
+        "`rank` is other tools' name; here it is `adapters.NAME.r: 2`.\n"
         "`adapters` gives its adapter no name: write `adapters: {assistant: {method: ...}}`, "
-        "with the settings below the name.",
+        "with the settings below the name.\n"
+        "`adapters.assistant.num_virtual_tokens` is a setting of "
+        "prompt_tuning, p_tuning, prefix_tuning, not of lora.",
+    ),
+    "an adapter whose name is a number": (
+        but(adapters="adapters:\n  1: {method: lora, num_virtual_tokens: 2}"),
+        "`adapters.1.num_virtual_tokens` is a setting of "
+        "prompt_tuning, p_tuning, prefix_tuning, not of lora.\n"
+        "`adapters.1` cannot be 1: expected text.",
     ),
     "what graft fills in": (
         but(adapters="adapters:\n  own: {method: lora, task_type: SEQ_CLS}"),

@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _SECTIONS: dict[str, type[BaseModel]] = {"train": TrainConfig, "data": DataConfig}
-_SOURCES = {"train", "eval"}  # of `data`, where an entry is a section of its own
+_SOURCES = ("train", "eval")  # of `data`, where an entry is a section of its own
 _NO_NAME = (
     "`adapters` gives its adapter no name: write `adapters: {assistant: {method: ...}}`, with the "
     "settings below the name."
@@ -66,8 +66,7 @@ def unknown_settings(raw: Mapping[Any, Any]) -> tuple[dict[str, Any], list[str]]
             kept[name] = walk.section(kept[name], name, model.model_fields)
     data = kept.get("data")
     if isinstance(data, dict):
-        for name in _SOURCES & data.keys():
-            data[name] = walk.sources(data[name], f"data.{name}")
+        data |= {n: walk.sources(data[n], f"data.{n}") for n in _SOURCES if n in data}
     adapters = kept.get("adapters")
     if isinstance(adapters, dict):
         if isinstance(adapters.get("method"), str):
@@ -88,8 +87,9 @@ class _Walk:
     def __init__(self, raw: Mapping[Any, Any]) -> None:
         self.sentences: list[str] = []
         adapters = raw.get("adapters")
-        self.adapters: dict[Any, Any] = adapters if isinstance(adapters, dict) else {}
-        self.adapter_name = str(next(iter(self.adapters), "NAME"))
+        names = adapters if isinstance(adapters, dict) and "method" not in adapters else {}
+        self.adapter_name = str(next(iter(names), "NAME"))
+        self.method: Any = None  # of the adapter that it is in
         self.likely = tool_of(raw)
 
     def section(self, given: Mapping[Any, Any], path: str, valid: Iterable[str]) -> dict[str, Any]:
@@ -113,8 +113,8 @@ class _Walk:
     def adapter(self, name: Any, given: Any) -> Any:
         if not isinstance(given, dict):
             return given
-        path, valid = f"adapters.{name}", adapter_settings(given)
-        if kind_of(given.get("method")) is None:  # whose settings it has cannot be told
+        path, valid, self.method = f"adapters.{name}", adapter_settings(given), given.get("method")
+        if kind_of(self.method) is None:  # whose settings it has cannot be told
             valid += [field for kind in METHODS for field in settings_model(kind).model_fields]
         return self.section(given, path, valid)
 
@@ -123,8 +123,7 @@ class _Walk:
         section, _, leaf = path.rpartition(".")
         owners = methods_with(leaf)
         if section.startswith("adapters.") and owners:
-            method = self.adapters[section.partition(".")[2]].get("method")
-            return f"`{path}` is a setting of {', '.join(owners)}, not of {method}."
+            return f"`{path}` is a setting of {', '.join(owners)}, not of {self.method}."
         place = self._belongs(path, leaf, owners)
         if place:
             return f"`{path}` is in the wrong place; it belongs {place}."
