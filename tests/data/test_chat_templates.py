@@ -198,6 +198,17 @@ def test_an_end_of_turn_that_is_not_marked_is_learned_all_the_same(chatml: Any) 
     assert said == ["It sat.<|im_end|>", "So.<|im_end|>"]
 
 
+def test_where_nothing_is_marked_nothing_is_learned(byte_level: Any) -> None:
+    """Not even the end that is put where a template has none."""
+    tokenizer = tokenizer_of(byte_level, GENERATION)
+    for end in ("<|im_end|>", ""):
+        tokenizer.chat_template = GENERATION.template.replace(
+            "m.role == 'assistant'", "m.role == 'nobody'"
+        ).replace("<|im_end|>", end)
+        (tokens,) = encode(tokenizer, chat("The cat?", "It sat."))
+        assert set(tokens.labels) == {IGNORED}
+
+
 def test_a_mark_reaches_no_token_of_the_prompt(byte_level: Any) -> None:
     """Where tokens would reach across the cut, what inference sees comes first."""
     tokenizer = tokenizer_of(byte_level, GENERATION)

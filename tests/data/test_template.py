@@ -119,6 +119,24 @@ def test_prompt_and_completion_are_joined_as_they_are(
     assert tokenizer.decode(tokens.input_ids) == tokenizer.decode(whole)
 
 
+@relaxed
+@given(
+    parts=st.lists(
+        st.sampled_from(
+            ["<s>", "</s>", "<|im_end|>", "<unk>", " ", "\n", "a", "1", "好", "the cat"]
+        )
+    )
+)
+def test_special_tokens_in_a_text_are_no_borders_that_show(
+    tokenizer: PreTrainedTokenizerBase, parts: list[str]
+) -> None:
+    """Texts are tokenised in parts, from special token to special token: as if whole."""
+    prompt = "cat" + "".join(parts)
+    (tokens,) = Encoder(tokenizer, None).encode([pair(prompt, "sat")])
+    ((start, _),) = learned_runs(tokens)
+    assert tokens.input_ids[:start] == tokenizer(prompt)["input_ids"]
+
+
 def test_a_token_that_would_reach_across_the_cut_is_not_learned(
     byte_level: PreTrainedTokenizerBase,
 ) -> None:

@@ -142,7 +142,8 @@ class Renderer:
                 raise DataError(
                     f"the chat template renders turn {index + 1} (assistant) otherwise than its "
                     f"prompt announces: the prompt ends {prompt[-40:]!r}, the turn has "
-                    f"{answered[max(0, cut - 40) :][:40]!r} there."
+                    f"{answered[max(0, cut - 40) :][:40]!r} there. Give it what the prompt allows, "
+                    "mark it loss: false, or take a template whose prompt fits."
                 )
             self._extend(rows, prompt)
             if marked is not None:

@@ -209,11 +209,12 @@ class Encoder:
         """Ids and labels of a response. It ends with what stops `generate`, which is learned."""
         ended = self._ended(tokens)
         length = ended or len(tokens)
+        any_learned = marked is None or any(marked)
         if marked is None:
             labels = tokens[:length] + [IGNORED] * (len(tokens) - length)
         else:
             flags = list(marked)
-            if ended and any(flags):
+            if ended and any_learned:
                 flags[ended - 1] = True  # where the mark leaves it out, nothing would stop
             labels = [t if on else IGNORED for t, on in zip(tokens, flags, strict=True)]
             length = max([length, *(at + 1 for at, on in enumerate(flags) if on)])
@@ -223,7 +224,7 @@ class Encoder:
         tokens, labels = tokens[:length], labels[:length]
         if not ended:
             end = end_of_text(self.tokenizer)
-            tokens, labels = [*tokens, end], [*labels, end]
+            tokens, labels = [*tokens, end], [*labels, end if any_learned else IGNORED]
         return tokens, labels
 
     def _ended(self, tokens: list[int]) -> int:
