@@ -184,7 +184,7 @@ def test_check_of_bad_rows(graft, rows, base_folder, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("SPOILS"))
     assert lines[at].startswith("SPOILS  leakage: 1 evaluation row (50%): the prompt is trained")
-    assert lines[at + 1] == f"        {held}: row 1 (as {rows}:1)"
+    assert lines[at + 1] == f"        {held}, as in {rows}: row 1 (as 1)"
     assert lines[at + 2].startswith("        -> take them out of")
     assert lines[-1] == "1 finding would spoil the run; no remarks"
 

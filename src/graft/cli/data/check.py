@@ -155,17 +155,18 @@ def _paragraphs(finding: Finding) -> Iterator[tuple[Text, int]]:
 
 
 def _places(finding: Finding) -> Iterator[str]:
-    """The rows, file by file: `FILE: rows 3, 7 (as 2), ...`."""
+    """The rows, file by file: `FILE: rows 3, 7 (as 2), ...`, or `FILE, as in OTHER: row 7 (as 2)`."""
     rows: dict[str, list[str]] = {}
     for index, place in enumerate(finding.where):
-        file, _, row = place.rpartition(":")
+        name, _, row = place.rpartition(":")
         if finding.like:
             other, _, twin = finding.like[index].rpartition(":")
-            row += f" (as {twin})" if other == file else f" (as {other}:{twin})"
-        rows.setdefault(file, []).append(row)
-    for file, numbers in rows.items():
-        more = ", ..." if finding.count > len(finding.where) and file == [*rows][-1] else ""
-        yield f"{file}: row{'s' * (len(numbers) > 1)} {', '.join(numbers)}{more}"
+            name += f", as in {other}" * (other != name)
+            row += f" (as {twin})"
+        rows.setdefault(name, []).append(row)
+    for name, numbers in rows.items():
+        more = ", ..." if finding.count > len(finding.where) and name == [*rows][-1] else ""
+        yield f"{name}: row{'s' * (len(numbers) > 1)} {', '.join(numbers)}{more}"
 
 
 def _share(share: float) -> str:
