@@ -155,7 +155,7 @@ def _paragraphs(finding: Finding) -> Iterator[tuple[Text, int]]:
 
 
 def _places(finding: Finding) -> Iterator[str]:
-    """The rows, file by file: `FILE: rows 3, 7 (as 2), ...`, or `FILE, as in OTHER: row 7 (as 2)`."""
+    """The rows, file by file: `FILE: rows 3, 7 (as 2)`, or `FILE, as in OTHER: row 7 (as 2)`."""
     rows: dict[str, list[str]] = {}
     for index, place in enumerate(finding.where):
         name, _, row = place.rpartition(":")
