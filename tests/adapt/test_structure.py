@@ -221,6 +221,13 @@ def test_a_model_without_attention_takes_prompts():
         require_cache(model)
 
 
+def test_a_model_of_parts_that_counts_no_layers_takes_no_prompts():
+    with torch.device("meta"):
+        model = transformers.BltForCausalLM(transformers.BltConfig())
+    with pytest.raises(ConfigError, match="BltForCausalLM says no number of layers"):
+        base_shape(model)
+
+
 def test_a_model_that_reads_no_tokens_takes_no_prompts():
     with torch.device("meta"):
         model = transformers.WhisperForConditionalGeneration(transformers.WhisperConfig())

@@ -207,7 +207,13 @@ def base_shape(
             f"{type(embedding).__name__}), so virtual tokens have no place in it. LoRA, IA3 and "
             "BitFit work on any module."
         )
-    hidden = _size(config, "hidden_size") or embedding.weight.shape[1]  # Blt names none
+    layers = getattr(config, "num_decoder_layers", None) or _size(config, "num_hidden_layers")
+    if layers is None:
+        raise ConfigError(
+            f"The config of {type(model).__name__} says no number of layers, which virtual tokens "
+            "need. LoRA, IA3 and BitFit work on any module."
+        )
+    hidden = config.hidden_size
     heads = _size(config, "num_attention_heads") or 1  # none in Mamba; only a prefix needs them
     kv_heads = _size(config, "num_key_value_heads") or heads
     if getattr(config, "multi_query", False) and not hasattr(config, "num_key_value_heads"):
@@ -215,7 +221,7 @@ def base_shape(
     weight: Tensor = embedding.weight
     return BaseShape(
         hidden=hidden,
-        num_layers=getattr(config, "num_decoder_layers", None) or config.num_hidden_layers,
+        num_layers=layers,
         attention_heads=heads,
         num_heads=kv_heads,
         head_dim=_size(config, "head_dim") or _size(config, "d_kv") or hidden // heads,
