@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -402,13 +403,10 @@ def test_an_answer_is_the_likeliest_span_of_all_windows(reader):
     assert len(nowhere) > 3
     first, last = max(chances, key=lambda span: chances[span])
     (found,) = predictor.extract([("who", text)])
-    if chances[first, last] >= min(nowhere):
-        assert found.text == text[offsets[first][0] : offsets[last][1]].strip()
-        assert found.probability == pytest.approx(chances[first, last], rel=1e-4)
-        assert text[found.start :].startswith(found.text)
-    else:
-        assert (found.text, found.start) == ("", None)
-        assert found.probability == pytest.approx(min(nowhere), rel=1e-4)
+    assert math.prod(nowhere) < 0.5  # so there is one
+    assert found.text == text[offsets[first][0] : offsets[last][1]].strip()
+    assert found.probability == pytest.approx(chances[first, last], rel=1e-4)
+    assert text[found.start :].startswith(found.text)
 
 
 def test_a_text_without_an_answer(reader):

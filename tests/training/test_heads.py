@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,8 @@ def said_of(model: Any, windows: list[dict[str, Any]]) -> Span | None:
             for j in places
             if i <= j
         ]
-    chance, span = max(spans)
-    return span if chance >= min(nowhere) else None
+    _, span = max(spans)
+    return None if math.prod(nowhere) > 0.5 else span
 
 
 def right_of(windows: list[dict[str, Any]]) -> Span | None:

@@ -5,11 +5,12 @@ Both evaluation and inference read a model's answer this way.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Reading", "Span", "best_span", "read_window"]
+__all__ = ["Reading", "Span", "best_span", "read_window", "unanswered"]
 
 
 class Span(NamedTuple):
@@ -56,10 +57,11 @@ def read_window(
 
 
 def best_span(windows: list[Reading]) -> Span | None:
-    """The likeliest span of the windows of one text; None where it has no answer.
-
-    There is none where every window says `nowhere` with more probability than any has a span.
-    """
+    """The likeliest span of the windows of one text; None where it more likely has no answer."""
     best = max(windows, key=lambda window: window.chance)
-    none = min(window.nowhere for window in windows)
-    return best.span if best.chance >= none else None
+    return None if unanswered(windows) > 0.5 else best.span
+
+
+def unanswered(windows: list[Reading]) -> float:
+    """The probability that the answer is in none of the windows of a text."""
+    return math.prod(window.nowhere for window in windows)

@@ -22,7 +22,7 @@ from graft.auto import AutoPeftModel
 from graft.config import PeftConfig, TaskType
 from graft.data.formats import Message
 from graft.data.rendering import Tools
-from graft.data.spans import Reading, best_span, read_window
+from graft.data.spans import Reading, best_span, read_window, unanswered
 from graft.data.tasks.questions import Window, windows
 from graft.data.tasks.tags import encode_words
 from graft.data.tasks.task import require_offsets
@@ -266,7 +266,7 @@ class Predictor:
             readings.append(read_window(starts, ends, place, window.nowhere, window.at))
         span = best_span(readings)
         if span is None:
-            return Extract("", None, min(reading.nowhere for reading in readings))
+            return Extract("", None, unanswered(readings))
         offsets = {w.at + i: place for w in row for i, place in enumerate(w.offsets)}
         start, stop = offsets[span.first][0], offsets[span.last][1]
         chance = max(reading.chance for reading in readings)
