@@ -25,6 +25,7 @@ def test_from_a_model_and_a_file_to_a_dry_run(graft, base_folder, data, tmp_path
         "LlamaForCausalLM",
         f"{len(SENTENCES)} rows of prompt_completion",
         "wrote run.yaml. Next:",
+        "graft data check run.yaml",
         "graft data preview run.yaml",
         "graft train run.yaml --dry-run",
     ):

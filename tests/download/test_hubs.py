@@ -132,6 +132,8 @@ def test_after_ctrl_c_the_next_call_goes_on(side, tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell's background job passes on that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert side.hub.faults.stalled.wait(60)
     command.send_signal(signal.SIGINT)

@@ -43,6 +43,7 @@ def init(
         typer.echo(line)
     typer.echo(
         f"wrote {output}. Next:\n"
+        f"  graft data check {output}        what would spoil the run\n"
         f"  graft data preview {output}      the rows as the model will read them\n"
         f"  graft train {output} --dry-run   all but the steps\n"
         f"  graft train {output}"
