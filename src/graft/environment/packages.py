@@ -22,7 +22,7 @@ __all__ = ["DISTRIBUTION", "Package", "look_at_packages", "package_problems", "v
 
 DISTRIBUTION = "graft-peft"
 _DEVELOPMENT = "dev"  # the extra that a user of graft has no need of
-_BESIDE = ("tokenizers", "peft")  # what comes with transformers, and reads the same adapters
+_BESIDE = ("peft",)  # reads and writes the same adapters
 _MODULES = {"pyyaml": "yaml"}  # where the module has another name
 
 
