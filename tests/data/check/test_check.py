@@ -18,6 +18,7 @@ from graft.data.check.tokens import token_findings
 from graft.data.config import DataConfig
 from graft.data.encoding import encode_source
 from graft.data.prepare import prepare_data
+from graft.data.rendering import end_tokens
 from graft.data.sources import read_source, resolve_source
 from graft.errors import DataError
 
@@ -143,7 +144,8 @@ def test_answers_that_nothing_ends(with_bos: PreTrainedTokenizerBase, jsonl: Wri
         made = dataclasses.replace(encoded, rows=rows)
         held = np.zeros(40, bool)
         examples = gather([made], [read_source(source)], held, TaskType.CAUSAL_LM)
-        found = list(token_findings(examples, with_bos, 99, "raise", None, 0))
+        ends = frozenset(end_tokens(with_bos, None).values())
+        found = list(token_findings(examples, with_bos, ends, 99, "raise", None, 0))
         assert [(f.name, f.severity, f.count) for f in found] == [
             ("missing-end-token", severity, endless)
         ] * bool(endless)

@@ -1,11 +1,15 @@
+import copy
 from collections.abc import Callable
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from graft.config import TaskType
 from graft.data.check.texts import is_broken
+from graft.data.config import DataConfig
+from graft.data.preview import preview
 
-from .cases import check, finding
+from .cases import check, finding, rows_of
 
 
 @pytest.mark.parametrize("text", ["é", "ü", "你好", "“quoted”", "naïve café – 5 €", "Привет", "🙂"])
@@ -47,3 +51,24 @@ def test_what_stands_in_a_text_is_named(
     assert "holds {{name}}, {{author}}, {{ name }}: " in placeholders.what
     code = {"instruction": "a", "output": "{{ x | upper }} {{}} {name} {{a.b}} $${{1+1}}$$"}
     assert finding(check(chatml, jsonl([code])), "placeholders") is None
+
+
+def test_a_plain_token_that_ends_turns_is_an_end(
+    chatml: PreTrainedTokenizerBase, jsonl: Callable[..., str]
+) -> None:
+    """The tokenizer need not call it special: it ends answers, and has no place in a text."""
+    tokenizer = copy.deepcopy(chatml)
+    tokenizer.add_tokens(["<|done|>"])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_end|>", "<|done|>")
+    rows = [{"instruction": f"the cat {n}", "output": f"sat {n}"} for n in range(9)]
+    report = check(tokenizer, jsonl(rows))
+    assert finding(report, "missing-end-token") is None
+    assert finding(report, "special-tokens-in-text") is None
+    (seen,) = preview(DataConfig(train=jsonl(rows[:1])), tokenizer, TaskType.CAUSAL_LM)
+    assert seen.shown[0].end == "<|done|>"
+    found = finding(
+        check(tokenizer, jsonl([*rows, {**rows[0], "output": "a<|done|>b"}])),
+        "special-tokens-in-text",
+    )
+    assert found is not None
+    assert rows_of(found) == [10]

@@ -17,6 +17,7 @@ from graft.data.check.tokens import token_findings
 from graft.data.config import DataConfig
 from graft.data.encoding import EncodedSource, Tell
 from graft.data.prepare import encode_sources, held_out
+from graft.data.rendering import end_tokens
 from graft.data.rows import Rows
 from graft.data.sources import read_source
 
@@ -68,7 +69,9 @@ def check_data(
     """
     learned, heldout = encode_sources(config, tokenizer, task_type, tell)
     sources = [*learned, *heldout]
-    texts = Texts(tokenizer)
+    templates = [encoded.chat_template for encoded in sources]
+    ends = end_tokens(tokenizer, next(filter(None, templates), None))
+    texts = Texts(tokenizer, ends)
     places: list[Rows] = []
     for encoded in sources:
         rows = read_source(encoded.source)
@@ -84,7 +87,15 @@ def check_data(
     room = "raise max_length" if may_raise else "the base model reads no more: shorten the rows"
     findings = [
         *_dropped(sources, places, limit, room),
-        *token_findings(examples, tokenizer, limit, room, positions, virtual_tokens),
+        *token_findings(
+            examples,
+            tokenizer,
+            frozenset(ends.values()),
+            limit,
+            room,
+            positions,
+            virtual_tokens,
+        ),
         *overlap_findings(examples),
         *label_findings(examples),
         *texts.findings(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from graft.data.check.report import MANY, Finding, severity
@@ -33,11 +33,13 @@ class Texts:
 
     Args:
         tokenizer: Whose special tokens must not stand in a text.
+        ends: Nor must these, which may end a turn and need not be special.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        names = tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))
-        names = sorted((re.escape(str(name)) for name in names), key=len, reverse=True)
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, ends: Iterable[str]) -> None:
+        special = tokenizer.convert_ids_to_tokens(sorted(special_ids(tokenizer)))
+        names = {re.escape(str(name)) for name in (*special, *ends)}
+        names = sorted(names, key=len, reverse=True)
         self._special = re.compile("|".join(names)) if names else None
         self._found: dict[str, list[str]] = {}
         self._counts = {"special": 0, "written": 0, "broken": 0, "empty": 0, "placeholder": 0}

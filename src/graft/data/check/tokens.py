@@ -10,7 +10,6 @@ import numpy as np
 from graft.config import TaskType
 from graft.data.check.examples import Examples
 from graft.data.check.report import FAULT, MANY, SOME, Finding, severity
-from graft.data.preview.pieces import special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,6 +22,7 @@ _UNKNOWN = 0.005  # share of tokens from which unknown ones are worth a word
 def token_findings(
     examples: Examples,
     tokenizer: PreTrainedTokenizerBase,
+    ends: frozenset[int],
     limit: int,
     room: str,
     positions: int | None,
@@ -33,12 +33,13 @@ def token_findings(
     Args:
         examples: The examples.
         tokenizer: Whose tokens they are.
+        ends: The ids of those that may end an answer.
         limit: To how many tokens they were cut.
         room: What to do for more of them.
         positions: How many the base model has; None where that is unknown or has no end.
         virtual_tokens: How many the adapter takes of them.
     """
-    yield from _ends(examples, tokenizer, limit, room)
+    yield from _ends(examples, ends, limit, room)
     yield from _beginnings(examples, tokenizer)
     if positions is not None:
         yield from _lengths(examples, positions, virtual_tokens)
@@ -46,15 +47,13 @@ def token_findings(
     yield from _spelled(examples, tokenizer)
 
 
-def _ends(
-    examples: Examples, tokenizer: PreTrainedTokenizerBase, limit: int, room: str
-) -> Iterator[Finding]:
+def _ends(examples: Examples, ends: frozenset[int], limit: int, room: str) -> Iterator[Finding]:
     """Answers that do not end, because they were cut or because nothing ends them."""
     total = len(examples)
     if len(examples.answers):
         last = _last_learned(examples)
-        ends = _marked(examples.answers, special_ids(tokenizer))[last]
-        endless = ~ends & ~examples.answer_cut & ~examples.blocks
+        ended = _marked(examples.answers, ends)[last]
+        endless = ~ended & ~examples.answer_cut & ~examples.blocks
         if endless.any():
             share = endless.sum() / total
             # The encoder ends every answer. Should one slip through, this is where it shows.

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from graft.config import TaskType
 from graft.data.config import DataConfig, SourceConfig
 from graft.data.formats import find_format
-from graft.data.preview.pieces import Piece, make_pieces, special_ids
+from graft.data.preview.pieces import Piece, make_pieces
+from graft.data.rendering import end_tokens
 from graft.data.rows import Rows
 from graft.data.sources import read_source, resolve_source
 from graft.data.tasks import Example, Task, make_task
@@ -270,5 +271,5 @@ class _Source:
 
     def _end(self, learned: Sequence[int]) -> str:
         last = int(learned[-1])
-        ends = last in special_ids(self.tokenizer)
-        return str(self.tokenizer.convert_ids_to_tokens(last)) if ends else ""
+        ends = end_tokens(self.tokenizer, self.task.chat_template)
+        return next((name for name, token in ends.items() if token == last), "")
