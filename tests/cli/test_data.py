@@ -213,18 +213,26 @@ def test_check_as_json(graft, run_file, rows, capsys):
     assert (found["where"], found["like"]) == ([f"{rows}:10"], [f"{rows}:1"])
 
 
-def test_check_knows_positions_virtual_tokens_and_batches_of_a_run(graft, run_file, rows, capsys):
+def test_check_and_preview_know_positions_virtual_tokens_and_batches_of_a_run(
+    graft, run_file, rows, capsys
+):
     def findings(*words: str) -> dict:
         graft("data", "check", run_file, "--json", *words)
         return {f["name"]: f for f in json.loads(capsys.readouterr().out)["findings"]}
 
     write(rows, [*ROWS, {"prompt": "The cat", "completion": " sees a fish" * 60}])
-    found = findings("max_length=99")  # the base model has 64 positions
-    assert (found["beyond-positions"]["count"], "beyond-positions" in findings()) == (1, False)
     prompts = ["adapters.a={method: prompt_tuning, num_virtual_tokens: 5}"]
-    found = findings("max_length=60", *prompts)
-    assert found["beyond-positions"]["cure"] == "set max_length to 59 or less"
-    assert "beyond-positions" not in findings("max_length=59", *prompts)
+    for words, limit, more in (
+        (["max_length=99"], 64, False),  # the base model has 64 positions
+        (["max_length=63"], 63, True),
+        (["max_length=60", *prompts], 59, False),
+        (["max_length=58", *prompts], 58, True),
+    ):
+        found = findings(*words)["truncated-answers"]
+        assert (found["count"], f"cutting to {limit} tokens" in found["what"]) == (1, True)
+        assert found["cure"].startswith("raise max_length") == more
+        assert graft("data", "preview", run_file, "--row", "10", *words) == 0
+        assert f"cut to {limit} tokens" in capsys.readouterr().out
     assert "few-rows" not in findings("gradient_accumulation_steps=1")
     assert findings("gradient_accumulation_steps=2")["few-rows"]["count"] == 10
 
@@ -262,9 +270,19 @@ def test_a_row_that_is_not_there(graft, rows, base_folder, capsys):
 
 
 def test_in_a_pipe_nothing_is_broken_or_coloured(graft, tmp_path, base_folder, capsys):
-    long = {"prompt": "The cat " * 40, "completion": " sees\x1b[31m a fish"}
+    long = {"prompt": "The cat " * 12, "completion": " sees\x1b[31m a fish"}
     path = write(tmp_path / "rows.jsonl", [long])
     assert graft("data", "preview", path, "--model", base_folder) == 0
     out = capsys.readouterr().out
-    assert "  " + "The cat " * 40 + "⟦ sees␛[31m a fish</s>⟧\n" in out
+    assert "  " + "The cat " * 12 + "⟦ sees␛[31m a fish</s>⟧\n" in out
     assert "\x1b" not in out
+
+
+def test_a_tokenizer_alone_has_no_end(graft, tmp_path, base_folder, capsys):
+    """Without a config nobody knows the positions; the rows are shown all the same."""
+    load_tokenizer(base_folder).save_pretrained(tmp_path / "alone")
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "The cat " * 40, "completion": " sees"}])
+    assert graft("data", "preview", path, "--model", tmp_path / "alone") == 0
+    assert "⟦ sees</s>⟧" in capsys.readouterr().out
+    assert graft("data", "preview", path, "--model", base_folder) == 0
+    assert "nothing is left to learn in its first 64 tokens" in capsys.readouterr().out

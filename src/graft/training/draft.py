@@ -26,7 +26,7 @@ from graft.inspection import Inspection, Suggestion, inspect
 from graft.methods import METHODS, method_names
 from graft.training.adapters import kind_of
 from graft.training.dialects import shown
-from graft.training.setup import positions_of
+from graft.training.positions import positions_of
 
 __all__ = ["Draft", "draft"]
 

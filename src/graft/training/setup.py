@@ -13,18 +13,19 @@ from typing import Any
 
 import torch
 from accelerate.utils import set_seed
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from graft.adapt import PeftModel, get_peft_model
 from graft.atomic import require_room, write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
 from graft.errors import ConfigError
-from graft.hub import LABELS_NAME, load_config, load_model, load_tokenizer, local_folder, resolve
+from graft.hub import LABELS_NAME, load_model, load_tokenizer, local_folder, resolve
 from graft.training.config import RunConfig
+from graft.training.positions import room_for_text, within
 from graft.training.state import Store, checkpoints
 
-__all__ = ["Setup", "positions_of", "set_up"]
+__all__ = ["Setup", "set_up"]
 
 # Settings that change nothing in what is learned, so a resumed run may change them.
 _FREE = (
@@ -102,8 +103,10 @@ def set_up(config: RunConfig, resume: bool, tell: Callable[[str], None]) -> Setu
     notes = [f"precision: {'bfloat16' if bf16 else 'float32'} ({why})"]
 
     tokenizer = load_tokenizer(config.base_model, config.revision)
-    config, shortened = _within_positions(config, tokenizer)
-    notes += shortened
+    room = room_for_text(config, tokenizer)
+    if config.data.max_length > room:
+        config = within(config, room)
+        notes.append(f"data.max_length: {room:,} (the base model reads no more, beside virtual tokens)")
     data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed, tell)
     notes.append(_about(data, config))
     # None where texts were learned as they stand: what lies beside the adapter says how to prompt.
@@ -116,12 +119,6 @@ def set_up(config: RunConfig, resume: bool, tell: Callable[[str], None]) -> Setu
         keep=config.train.save_total_limit,
     )
     return Setup(config, tokenizer, data, model, store, checkpoint, notes)
-
-
-def positions_of(base: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the base model with this config can read."""
-    own = getattr(base.get_text_config(decoder=True), "max_position_embeddings", None)
-    return min(limit for limit in (tokenizer.model_max_length, own) if limit is not None)
 
 
 def _newest(output_dir: Path) -> Path:
@@ -154,33 +151,6 @@ def _precision(wanted: bool | None) -> tuple[bool, str]:
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return True, f"{name} computes in it"
     return False, f"{name} does not compute in bfloat16"
-
-
-def _within_positions(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase
-) -> tuple[RunConfig, list[str]]:
-    """The run with rows as long as the base model has positions for, and a note where that is less.
-
-    Virtual tokens take positions too.
-
-    Raises:
-        ConfigError: They take all of them.
-    """
-    positions = positions_of(load_config(config.base_model, config.revision), tokenizer)
-    adapter = config.adapter.peft_config(config.task_type)
-    virtual = getattr(adapter, "num_virtual_tokens", 0)
-    room = positions - virtual
-    if config.data.max_length <= room:
-        return config, []
-    taken = f", {virtual:,} of them for virtual tokens" if virtual else ""
-    if room < 2:
-        raise ConfigError(
-            f"{virtual:,} virtual tokens leave no room for text: {config.base_model} has "
-            f"{positions:,} positions. Lower num_virtual_tokens."
-        )
-    data = config.data.model_copy(update={"max_length": room})
-    note = f"data.max_length: {room:,} (the base model has {positions:,} positions{taken})"
-    return config.model_copy(update={"data": data}), [note]
 
 
 def _about(data: PreparedData, config: RunConfig) -> str:

@@ -17,7 +17,7 @@ def check(
     task_type: TaskType = TaskType.CAUSAL_LM,
     **settings: Any,
 ) -> Report:
-    names = ("seed", "positions", "virtual_tokens", "rows_per_step")
+    names = ("seed", "room", "rows_per_step")
     of_check = {name: settings.pop(name) for name in names if name in settings}
     return check_data(DataConfig(train=train, **settings), tokenizer, task_type, **of_check)
 

@@ -76,8 +76,6 @@ CASES = [
     ("different-answers", "wordpiece", TAGS,
      lambda r: {"tokens": TAGS[TAGS.index(r) - 21]["tokens"], "tags": ["O", "O", "B"]},
      {"task_type": TaskType.TOKEN_CLS}, 10),
-    ("beyond-positions", "byte_level", PAIRS, lambda r: {**r, "completion": LONG},
-     {"positions": 100}, 1),
 ]  # fmt: skip
 
 
@@ -145,7 +143,7 @@ def test_answers_that_nothing_ends(with_bos: PreTrainedTokenizerBase, jsonl: Wri
         held = np.zeros(40, bool)
         examples = gather([made], [read_source(source)], held, TaskType.CAUSAL_LM)
         ends = frozenset(end_tokens(with_bos, None).values())
-        found = list(token_findings(examples, with_bos, ends, 99, "raise", None, 0))
+        found = list(token_findings(examples, with_bos, ends, 99, "raise"))
         assert [(f.name, f.severity, f.count) for f in found] == [
             ("missing-end-token", severity, endless)
         ] * bool(endless)
@@ -214,31 +212,14 @@ def test_the_cure_of_length_is_one_that_works(
     short.model_max_length = 40
     for tokenizer, settings, raised in (
         (byte_level, {"max_length": 40}, True),
-        (byte_level, {"max_length": 40, "positions": 41}, True),
-        (byte_level, {"max_length": 40, "positions": 40}, False),
-        (byte_level, {"max_length": 40, "positions": 50, "virtual_tokens": 10}, False),
+        (byte_level, {"max_length": 40, "room": 41}, True),
+        (byte_level, {"max_length": 40, "room": 40}, False),
         (short, {"max_length": 400}, False),
     ):
         found = finding(check(tokenizer, path, **settings), "truncated-answers")
         assert found is not None
         assert found.cure.startswith("raise max_length") == raised
         assert ("reads no more" in found.cure) != raised
-
-
-def test_positions_that_virtual_tokens_take(
-    byte_level: PreTrainedTokenizerBase, jsonl: Write
-) -> None:
-    longest = max(len(byte_level(r["prompt"] + r["completion"] + "</s>").input_ids) for r in PAIRS)
-    path = jsonl(PAIRS)
-    for positions, virtual_tokens, fits in (
-        (longest, 0, True),
-        (longest, 1, False),
-        (longest + 8, 8, True),
-        (longest + 8, 9, False),
-    ):
-        report = check(byte_level, path, positions=positions, virtual_tokens=virtual_tokens)
-        assert (finding(report, "beyond-positions") is None) == fits
-        assert report.spoiled != fits
 
 
 def test_fewer_rows_than_a_step(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> None:

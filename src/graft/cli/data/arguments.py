@@ -10,10 +10,12 @@ import typer
 from graft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from graft.config import TaskType
     from graft.training.config import RunConfig
 
-__all__ = ["Model", "Settings", "Source", "Task", "find_run"]
+__all__ = ["Model", "Settings", "Source", "Task", "as_trained", "find_run"]
 
 Source = Annotated[
     str,
@@ -70,6 +72,26 @@ def find_run(
     if task_type is None:
         run = run.model_copy(update={"task_type": _likely_task(run)})
     return run
+
+
+def as_trained(run: RunConfig) -> tuple[RunConfig, PreTrainedTokenizerBase, int | None]:
+    """The run with rows as long as training takes them, the tokenizer, and how long they may be.
+
+    None where the base model is a tokenizer alone, which has no positions.
+
+    Raises:
+        GraftError: No tokenizer, or virtual tokens that leave no room for text.
+    """
+    from graft.errors import CheckpointError
+    from graft.hub import load_tokenizer
+    from graft.training.positions import room_for_text, within
+
+    tokenizer = load_tokenizer(run.base_model, run.revision)
+    try:
+        room = room_for_text(run, tokenizer)
+    except CheckpointError:
+        return run, tokenizer, None
+    return within(run, room), tokenizer, room
 
 
 def _placed(override: str) -> str:

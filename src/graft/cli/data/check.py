@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.data.arguments import Model, Settings, Source, Task, find_run
+from graft.cli.data.arguments import Model, Settings, Source, Task, as_trained, find_run
 from graft.cli.data.lines import indented
 
 if TYPE_CHECKING:
@@ -40,16 +40,15 @@ def check(
     from rich.console import Console
 
     from graft.data.check import check_data
-    from graft.hub import load_tokenizer
 
     with Console(stderr=True).status("reading") as status:  # on a terminal only
+        run, tokenizer, room = as_trained(run)
         report = check_data(
             run.data,
-            load_tokenizer(run.base_model, run.revision),
+            tokenizer,
             run.task_type,
             seed=run.train.seed,
-            positions=_positions(run),
-            virtual_tokens=_virtual_tokens(run),
+            room=room,
             rows_per_step=_rows_per_step(run),
             tell=status.update,
         )
@@ -59,22 +58,6 @@ def check(
         _print(report, Console(highlight=False, markup=False, soft_wrap=True))
     if report.spoiled:
         raise typer.Exit(1)
-
-
-def _positions(run: RunConfig) -> int | None:
-    from graft.errors import GraftError
-    from graft.hub import load_config
-
-    try:
-        config = load_config(run.base_model, run.revision)
-    except GraftError:
-        return None  # a tokenizer alone
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return positions if positions and positions > 0 else None  # XLNet's is -1: it has no end
-
-
-def _virtual_tokens(run: RunConfig) -> int:
-    return getattr(run.adapter.peft_config(run.task_type), "num_virtual_tokens", 0)
 
 
 def _rows_per_step(run: RunConfig) -> int:

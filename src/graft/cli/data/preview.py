@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from graft.cli.data.arguments import Model, Settings, Source, Task, find_run
+from graft.cli.data.arguments import Model, Settings, Source, Task, as_trained, find_run
 from graft.cli.data.lines import indented
 
 if TYPE_CHECKING:
@@ -45,11 +45,10 @@ def preview(
     from graft.atomic import require_room, write_text
     from graft.data.preview import preview as look
     from graft.data.preview import render_page
-    from graft.hub import load_tokenizer
 
     if html is not None:
         require_room(html.parent)
-    tokenizer = load_tokenizer(run.base_model, run.revision)
+    run, tokenizer, _ = as_trained(run)
     previews = look(run.data, tokenizer, run.task_type, rows=rows, row=row, seed=random)
     if html is not None:
         html.parent.mkdir(parents=True, exist_ok=True)

@@ -32,8 +32,7 @@ def check_data(
     tokenizer: PreTrainedTokenizerBase,
     task_type: TaskType,
     seed: int = 42,
-    positions: int | None = None,
-    virtual_tokens: int = 0,
+    room: int | None = None,
     rows_per_step: int = 1,
     tell: Tell | None = None,
 ) -> Report:
@@ -41,8 +40,7 @@ def check_data(
 
     A finding spoils the run
 
-    - always: rows longer than the base model has positions, labels that only the evaluation has,
-      one label alone, nothing left to learn;
+    - always: labels that only the evaluation has, one label alone;
     - from 1 % of the rows on, below which it is a slip: no end token after an answer, a beginning
       token twice;
     - from 5 % on: evaluation rows whose prompt is trained, unknown tokens;
@@ -59,8 +57,7 @@ def check_data(
         tokenizer: The base model's tokenizer.
         task_type: What the rows are for.
         seed: The run's, which decides what `config.eval_fraction` sets aside.
-        positions: The most positions that the base model has; None where that is not known.
-        virtual_tokens: How many of them the adapter takes.
+        room: How many tokens of a row the base model can read; None where that is not known.
         rows_per_step: Rows that an optimizer step takes.
         tell: Hears, in a line, what is being done.
 
@@ -82,20 +79,11 @@ def check_data(
     examples = gather(sources, places, held, task_type)
     limit = sources[0].limit
     # Where the tokenizer says less than max_length, the model reads no more.
-    own = positions is not None and limit >= positions - virtual_tokens
-    may_raise = limit == config.max_length and not own
-    room = "raise max_length" if may_raise else "the base model reads no more: shorten the rows"
+    may_raise = limit == config.max_length and (room is None or limit < room)
+    more = "raise max_length" if may_raise else "the base model reads no more: shorten the rows"
     findings = [
-        *_dropped(sources, places, limit, room),
-        *token_findings(
-            examples,
-            tokenizer,
-            frozenset(ends.values()),
-            limit,
-            room,
-            positions,
-            virtual_tokens,
-        ),
+        *_dropped(sources, places, limit, more),
+        *token_findings(examples, tokenizer, frozenset(ends.values()), limit, more),
         *overlap_findings(examples),
         *label_findings(examples),
         *texts.findings(),
@@ -136,7 +124,7 @@ def _side(examples: Examples, chosen: np.ndarray) -> Side:
 
 
 def _dropped(
-    sources: Sequence[EncodedSource], places: Sequence[Rows], limit: int, room: str
+    sources: Sequence[EncodedSource], places: Sequence[Rows], limit: int, more: str
 ) -> Iterator[Finding]:
     dropped = [
         (rows, index)
@@ -152,7 +140,7 @@ def _dropped(
             len(dropped),
             share,
             f"dropped, as nothing is left to learn in the first {limit:,} tokens",
-            f"{room}, shorten the prompts, or remove the rows",
+            f"{more}, shorten the prompts, or remove the rows",
             tuple(f"{file}:{row}" for file, row in first),
         )
 

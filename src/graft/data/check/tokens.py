@@ -24,9 +24,7 @@ def token_findings(
     tokenizer: PreTrainedTokenizerBase,
     ends: frozenset[int],
     limit: int,
-    room: str,
-    positions: int | None,
-    virtual_tokens: int,
+    more: str,
 ) -> Iterator[Finding]:
     """What the tokens of the examples show.
 
@@ -35,19 +33,15 @@ def token_findings(
         tokenizer: Whose tokens they are.
         ends: The ids of those that may end an answer.
         limit: To how many tokens they were cut.
-        room: What to do for more of them.
-        positions: How many the base model has; None where that is unknown or has no end.
-        virtual_tokens: How many the adapter takes of them.
+        more: What to do for more of them.
     """
-    yield from _ends(examples, ends, limit, room)
+    yield from _ends(examples, ends, limit, more)
     yield from _beginnings(examples, tokenizer)
-    if positions is not None:
-        yield from _lengths(examples, positions, virtual_tokens)
     yield from _unknown(examples, tokenizer)
     yield from _spelled(examples, tokenizer)
 
 
-def _ends(examples: Examples, ends: frozenset[int], limit: int, room: str) -> Iterator[Finding]:
+def _ends(examples: Examples, ends: frozenset[int], limit: int, more: str) -> Iterator[Finding]:
     """Answers that do not end, because they were cut or because nothing ends them."""
     total = len(examples)
     if len(examples.answers):
@@ -79,7 +73,7 @@ def _ends(examples: Examples, ends: frozenset[int], limit: int, room: str) -> It
             int(examples.answer_cut.sum()),
             share,
             f"{what} lost by cutting to {limit:,} tokens",
-            f"{room}, or leave the longest rows out",
+            f"{more}, or leave the longest rows out",
             examples.where(examples.answer_cut),
         )
     others = examples.truncated & ~examples.answer_cut
@@ -90,7 +84,7 @@ def _ends(examples: Examples, ends: frozenset[int], limit: int, room: str) -> It
             int(others.sum()),
             others.sum() / total,
             f"longer than {limit:,} tokens, and cut",
-            f"{room}, or see that what matters comes first",
+            f"{more}, or see that what matters comes first",
             examples.where(others),
         )
 
@@ -123,24 +117,6 @@ def _beginnings(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Itera
                 f"remove {name} from the text: it is put in front by itself",
                 examples.where(twice),
             )
-
-
-def _lengths(examples: Examples, positions: int, virtual_tokens: int) -> Iterator[Finding]:
-    sizes = np.diff(examples.bounds)
-    if examples.task_type is TaskType.SEQ_2_SEQ_LM:
-        sizes = np.maximum(sizes, np.diff(examples.answer_bounds))
-    beyond = sizes > positions - virtual_tokens
-    if beyond.any():
-        virtual = f", {virtual_tokens} of them taken by virtual tokens" if virtual_tokens else ""
-        yield Finding(
-            "beyond-positions",
-            "spoils",
-            int(beyond.sum()),
-            beyond.sum() / len(examples),
-            f"longer than the base model reads ({positions:,} positions{virtual})",
-            f"set max_length to {positions - virtual_tokens} or less",
-            examples.where(beyond),
-        )
 
 
 def _unknown(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> Iterator[Finding]:
