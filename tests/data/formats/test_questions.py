@@ -21,6 +21,14 @@ def test_several_right_answers(answers: dict[str, Any]) -> None:
     assert read_question(ROW | answers) == expected
 
 
+def test_an_answer_in_other_words_is_left_out_beside_one_of_the_text() -> None:
+    free = {"text": "the French capital", "answer_start": -1}
+    question = read_question(ROW | {"answers": [free, {"text": "Paris", "answer_start": 3}, free]})
+    assert (question.answers, question.starts) == (("Paris",), (3,))
+    with pytest.raises(DataError, match="'the French capital' is nowhere in the context"):
+        read_question(ROW | {"answers": [free]})
+
+
 @pytest.mark.parametrize(
     "answers",
     [

@@ -82,6 +82,13 @@ def test_columns_of_parquet_that_are_lists_and_objects(tmp_path: Path) -> None:
     assert read_files([str(tmp_path / "a.parquet")]).items == items
 
 
+def test_objects_of_parquet_have_no_keys_of_others(tmp_path: Path) -> None:
+    calls = [{"call": [{"name": "f", "arguments": {"a": 1}}]}]
+    calls += [{"call": [{"name": "g", "arguments": {"b": {"c": "2"}}}]}, {"call": None}]
+    pq.write_table(pa.Table.from_pylist(calls), tmp_path / "a.parquet")
+    assert read_files([str(tmp_path / "a.parquet")]).items == calls
+
+
 def test_damaged_parquet(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a", "b"]}), path)

@@ -33,7 +33,9 @@ class Question:
 
 def read_question(row: Row) -> Question:
     """The question in `row`. Its answers are `answers`, as `{text: [...], answer_start: [...]}` or
-    as a list of `{text, answer_start}`; or one `answer`, with `answer_start` beside it.
+    as a list of `{text, answer_start}`; or one `answer`, with `answer_start` beside it. An answer
+    in other words than the text's, which is marked by `answer_start: -1`, is left out where there
+    is one beside it that stands there.
 
     Raises:
         DataError: No context or question, or an answer that is not where it is said to be.
@@ -41,20 +43,23 @@ def read_question(row: Row) -> Question:
     context, question = text_of(row, "context"), text_of(row, "question")
     require_text(context, "context")
     require_text(question, "question")
-    texts, starts = _answers(row)
-    for text, start in zip(texts, starts, strict=True):
+    given = _answers(row)
+    placed = [(text, start) for text, start in given if start != -1]
+    answers = placed or given
+    for text, start in answers:
         require_text(text, "an answer")
         if context[start : start + len(text)] != text or start < 0:
             raise DataError(_elsewhere(context, text, start))
     name = row.get("id")
+    texts, starts = tuple(text for text, _ in answers), tuple(start for _, start in answers)
     return Question(None if name is None else str(name), context, question, texts, starts)
 
 
-def _answers(row: Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
+def _answers(row: Row) -> list[tuple[str, int]]:
     given = row.get("answers", row.get("answer"))
     if given is None or given == [] or given == "":
         if row.get("is_impossible"):
-            return (), ()
+            return []
         raise DataError("no answers: add them, or set is_impossible: true.")
     if isinstance(given, dict):
         texts, starts = _listed(given.get("text")), _listed(given.get("answer_start"))
@@ -65,10 +70,10 @@ def _answers(row: Row) -> tuple[tuple[str, ...], tuple[int, ...]]:
         texts, starts = [given], [row.get("answer_start")]
     if len(texts) != len(starts):
         raise DataError(f"answers: {len(texts)} texts, but {len(starts)} places (answer_start).")
-    return (
-        tuple(as_text(text, "answers: text") for text in texts),
-        tuple(_place(start) for start in starts),
-    )
+    return [
+        (as_text(text, "answers: text"), _place(start))
+        for text, start in zip(texts, starts, strict=True)
+    ]
 
 
 def _listed(value: Any) -> list[Any]:

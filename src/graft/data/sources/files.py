@@ -248,12 +248,22 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     try:
         with pq.ParquetFile(path) as file:
             names = class_names(file.schema_arrow.metadata)
+            nested = [part.name for part in file.schema_arrow if pa.types.is_nested(part.type)]
             for batch in file.iter_batches(batch_size=4096):
-                rows = batch.to_pylist()
-                yield from [named(row, names) for row in rows] if names else rows
+                for row in batch.to_pylist():
+                    own = {column: _without_nulls(row[column]) for column in nested}
+                    yield named(row | own, names)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         why = str(error).partition("\n")[0].rstrip(".")
         raise DataError(f"{path} is not Parquet, or damaged: {why}. Get it again.") from None
+
+
+def _without_nulls(value: Any) -> Any:
+    """`value` without keys that hold nothing: in Parquet every object of a column has the keys of
+    all, so a tool would seem to be called with the arguments of every other."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(part) for key, part in value.items() if part is not None}
+    return [_without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def _read_text(path: Path) -> Iterator[Row]:
