@@ -61,9 +61,9 @@ def test_an_empty_token_is_none():
     ],
 )
 def test_addresses_that_clients_refuse(environ, cure):
-    (problem,) = setting_problems(environ)
+    (problem,) = setting_problems(environ, "hf")
     assert (problem.severity, problem.cure) == ("warning", cure)
-    assert setting_problems(dict([cure.removeprefix("export ").split("=")])) == [
+    assert setting_problems(dict([cure.removeprefix("export ").split("=")]), "hf") == [
         *_wanting_socks(cure)
     ]
 
@@ -71,12 +71,12 @@ def test_addresses_that_clients_refuse(environ, cure):
 def _wanting_socks(cure: str) -> list:
     if "socks5" not in cure or find_spec("socksio"):
         return []
-    return setting_problems({"all_proxy": shlex.split(cure)[1].partition("=")[2]})
+    return setting_problems({"all_proxy": shlex.split(cure)[1].partition("=")[2]}, "hf")
 
 
 @pytest.mark.parametrize("scheme", ["socks5", "socks5h"])
 def test_socks_needs_a_package(scheme):
-    problems = setting_problems({"all_proxy": f"{scheme}://me:s3cret@h:1"})
+    problems = setting_problems({"all_proxy": f"{scheme}://me:s3cret@h:1"}, "hf")
     cures = [problem.cure for problem in problems]
     assert cures == ([] if find_spec("socksio") else ["pip install socksio PySocks"])
     assert "s3cret" not in str(problems)
@@ -84,9 +84,9 @@ def test_socks_needs_a_package(scheme):
 
 def test_modelscope_needs_its_client(monkeypatch):
     monkeypatch.setitem(sys.modules, "modelscope_hub", None)
-    (problem,) = setting_problems({"USE_MODELSCOPE_HUB": "1"})
+    (problem,) = setting_problems({}, "ms")
     assert problem.cure == "pip install 'graft-peft[modelscope]'"
-    assert setting_problems({"USE_MODELSCOPE_HUB": "0"}) == []
+    assert setting_problems({}, "hf") == []
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_modelscope_needs_its_client(monkeypatch):
     ],
 )
 def test_nothing_is_wrong(environ):
-    assert setting_problems(environ) == []
+    assert setting_problems(environ, "hf") == []
 
 
 @pytest.mark.parametrize(

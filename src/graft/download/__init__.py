@@ -8,7 +8,7 @@ clients and turn what these raise into a sentence each. What the files hold is l
 from __future__ import annotations
 
 from graft.download.adapters import CONFIG_NAME, LABELS_NAME, adapter_folder
-from graft.download.address import HubAddress, hub_address, local_folder
+from graft.download.address import HubAddress, default_hub, hub_address, local_folder
 from graft.download.integrity import LFS_POINTER, read_object, refuse_pointer, require_whole
 from graft.download.listing import Listing, RepoFile, Unreachable
 from graft.download.plan import Plan, make_plan, plan_dataset
@@ -36,6 +36,7 @@ __all__ = [
     "Unreachable",
     "adapter_folder",
     "default_files",
+    "default_hub",
     "hub_address",
     "is_adapter",
     "lack_of_safetensors",

@@ -10,7 +10,7 @@ from typing import Literal
 
 from graft.errors import ConfigError, did_you_mean
 
-__all__ = ["HubAddress", "hub_address", "local_folder"]
+__all__ = ["HubAddress", "default_hub", "hub_address", "local_folder"]
 
 _ON = {"1", "true", "yes", "on"}
 _PAGES = re.compile(
@@ -51,7 +51,7 @@ def hub_address(source: str) -> HubAddress:
         raise ConfigError(f"{source} is a page; write {hub}:{page['name']}.")
     prefix, colon, name = source.partition(":")
     if not colon:
-        prefix, name = _default_hub(), source
+        prefix, name = default_hub(), source
     if prefix not in ("hf", "ms"):
         raise ConfigError(f"{source!r}: {prefix}: is no hub. Valid: hf:ORG/NAME, ms:ORG/NAME.")
     form = r"[\w.-]+/[\w.-]+" if prefix == "ms" else r"(?:[\w.-]+/)?[\w.-]+"
@@ -84,5 +84,6 @@ def local_folder(source: str | Path) -> Path | None:
     return None
 
 
-def _default_hub() -> str:
+def default_hub() -> str:
+    """The hub that a plain `ORG/NAME` is on, `hf` or `ms`."""
     return "ms" if os.environ.get("USE_MODELSCOPE_HUB", "").lower() in _ON else "hf"

@@ -100,7 +100,7 @@ class Question:
 
 
 def hub_problems(
-    hubs: Sequence[Hub], environ: Mapping[str, str], plain_names: str | None = "hf"
+    hubs: Sequence[Hub], environ: Mapping[str, str], plain_names: str | None
 ) -> list[Problem]:
     """What to do where a hub that is used does not answer, by whether the other one does."""
     hugging_face, modelscope = hubs

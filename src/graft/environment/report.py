@@ -80,7 +80,7 @@ def examine(timeout: float = 3.0) -> Environment:
         *package_problems(packages),
         *torch_problems(torch, machine.usable_cores, environ),
         *folder_problems(folders),
-        *setting_problems(environ),
+        *setting_problems(environ, plain_names),
         *hub_problems(hubs, environ, plain_names),
     ]
     order = ("error", "warning", "hint")
@@ -123,7 +123,7 @@ def _folders(environ: Mapping[str, str]) -> Iterator[Folder]:
 
 def _plain_names() -> str | None:
     with suppress(Exception):
-        from graft.download.address import hub_address
+        from graft.download import default_hub
 
-        return hub_address("ORG/NAME").hub
+        return default_hub()
     return None

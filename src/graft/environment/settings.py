@@ -46,8 +46,13 @@ def shown_settings(environ: Mapping[str, str]) -> dict[str, str | None]:
     return {name: value if value is None else masked(value) for name, value in shown.items()}
 
 
-def setting_problems(environ: Mapping[str, str]) -> list[Problem]:
-    """Values that the hubs' clients refuse, and what they want installed."""
+def setting_problems(environ: Mapping[str, str], plain_names: str | None) -> list[Problem]:
+    """Values that the hubs' clients refuse, and what they want installed.
+
+    Args:
+        environ: The environment variables.
+        plain_names: The hub that `ORG/NAME` alone means; None where that is not known.
+    """
     problems = []
     endpoint = environ.get("HF_ENDPOINT", "")
     if endpoint and urlsplit(endpoint).scheme not in {"http", "https"}:
@@ -65,7 +70,7 @@ def setting_problems(environ: Mapping[str, str]) -> list[Problem]:
         elif scheme.startswith("socks") and find_spec("socksio") is None:
             what = f"{name}={scheme}://{rest} needs a package for SOCKS proxies."
             problems.append(Problem("warning", what, "pip install socksio PySocks"))
-    if _is_on(environ, "USE_MODELSCOPE_HUB") and find_spec("modelscope_hub") is None:
+    if plain_names == "ms" and find_spec("modelscope_hub") is None:
         what = "USE_MODELSCOPE_HUB is set, but ModelScope's client is not installed."
         problems.append(Problem("warning", what, "pip install 'graft-peft[modelscope]'"))
     return problems

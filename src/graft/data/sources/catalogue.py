@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graft.data.sources.tags import TAGS
-from graft.download import hub_address
+from graft.download import default_hub
 from graft.errors import DataError, did_you_mean
 
 __all__ = ["CATALOGUE", "Entry", "names_in", "read_entry"]
@@ -142,7 +142,7 @@ def _refuse_unsupported(described: dict[str, Any], where: str) -> None:
 def _place(described: dict[str, Any], where: str) -> tuple[str | None, str]:
     """Hub and name. Of two hubs it is Hugging Face, unless USE_MODELSCOPE_HUB says otherwise."""
     on = {"hf": described.get("hf_hub_url"), "ms": described.get("ms_hub_url")}
-    if on["ms"] and hub_address(on["ms"]).hub == "ms":
+    if on["ms"] and default_hub() == "ms":
         return "ms", on["ms"]
     for hub, name in on.items():
         if name:
