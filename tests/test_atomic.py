@@ -82,3 +82,8 @@ def test_a_folder_that_cannot_be_made_is_said_early(tmp_path):
         require_room(locked / "run")
     require_room(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_folder_of_a_file_is_made(tmp_path):
+    write_text(tmp_path / "new" / "folder" / "file", "text")
+    assert (tmp_path / "new" / "folder" / "file").read_text() == "text"

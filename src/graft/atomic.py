@@ -11,12 +11,24 @@ from pathlib import Path
 
 from graft.errors import ConfigError
 
-__all__ = ["require_room", "whole_file", "whole_folder", "write_bytes", "write_text"]
+__all__ = [
+    "nearest_existing",
+    "require_room",
+    "whole_file",
+    "whole_folder",
+    "write_bytes",
+    "write_text",
+]
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the first folder above it that is there."""
+    return next(there for there in (path, *path.absolute().parents) if there.exists())
 
 
 def require_room(folder: Path) -> None:
     """Raise a ConfigError unless `folder` could be made, or is there and can be written to."""
-    there = next(parent for parent in [folder, *folder.absolute().parents] if parent.exists())
+    there = nearest_existing(folder)
     if not there.is_dir():
         raise ConfigError(f"{folder} cannot be made: {there} is a file.")
     if not os.access(there, os.W_OK) or not there.stat().st_mode & 0o222:
@@ -38,8 +50,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 def whole_file(target: Path) -> Iterator[Path]:
     """A file to write, which takes the place of `target` once it is complete and on disk.
 
-    Its name is its own, so that several processes may write `target` at once; the last one stays.
+    Its folder is made where there is none. Its name is its own, so that several processes may
+    write `target` at once; the last one stays.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         yield partial

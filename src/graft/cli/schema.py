@@ -25,7 +25,6 @@ def schema(
         typer.echo(text, nl=False)
         return
     require_room(output.parent)
-    output.parent.mkdir(parents=True, exist_ok=True)
     write_text(output, text)
     typer.echo(f"wrote {output}; editors with a YAML language server take it from this first line")
     typer.echo(f"of a run file:\n# yaml-language-server: $schema={output}")

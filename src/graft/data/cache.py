@@ -85,7 +85,6 @@ class Cache:
         Raises:
             OSError: The folder cannot be made or written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         rows, told = self._paths(key)
         with whole_file(rows) as partial:
             _write_stream(partial, batches)

@@ -109,7 +109,6 @@ class HuggingFace:
             storage = self.storage(listing.name, listing.kind)
             if listing.revision != listing.commit:  # how the cache finds a branch without the hub
                 reference = storage / "refs" / listing.revision
-                reference.parent.mkdir(parents=True, exist_ok=True)
                 write_text(reference, listing.commit)
         return storage / "snapshots" / listing.commit
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 
-from graft.atomic import require_room, write_text
+from graft.atomic import nearest_existing, require_room, write_text
 from graft.download.address import HubAddress
 from graft.download.hugging_face import HuggingFace
 from graft.download.integrity import digest_of
@@ -55,9 +55,7 @@ class Plan:
     @property
     def bytes_free(self) -> int:
         """Room on the disk of the cache."""
-        cache = self.hub.cache.absolute()
-        there = next(folder for folder in (cache, *cache.parents) if folder.exists())
-        return shutil.disk_usage(there).free
+        return shutil.disk_usage(nearest_existing(self.hub.cache)).free
 
     def changed(self, files: Sequence[RepoFile]) -> Plan:
         """The same for other files of the repository."""
@@ -200,7 +198,6 @@ def _memory(hub: Hub, name: str, kind: Kind, revision: str) -> Path:
 def _remember(hub: Hub, listing: Listing) -> None:
     """Keep the listing, so that half a data set is not taken for the whole without the hub."""
     path = _memory(hub, listing.name, listing.kind, listing.revision)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(asdict(listing)))
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from graft.atomic import nearest_existing
 from graft.environment.problem import Problem
 
 __all__ = [
@@ -133,7 +134,7 @@ def look_at_folder(purpose: str, path: Path, variable: str | None, count: bool =
         count: Whether to add up what is in it.
     """
     path = path.expanduser().absolute()
-    there = next(parent for parent in (path, *path.parents) if parent.exists())
+    there = nearest_existing(path)
     disk = shutil.disk_usage(there)
     return Folder(
         purpose,

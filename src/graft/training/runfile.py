@@ -127,7 +127,6 @@ def write_run_file(path: Path, text: str, force: bool) -> None:
         ConfigError: As `refuse_written` does.
     """
     refuse_written(path, force)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text)
 
 

@@ -106,7 +106,7 @@ def set_up(config: RunConfig, resume: bool, tell: Callable[[str], None]) -> Setu
     room = room_for_text(config, tokenizer)
     if config.data.max_length > room:
         config = within(config, room)
-        notes.append(f"data.max_length: {room:,} (the base model reads no more, beside virtual tokens)")
+        notes.append(f"data.max_length: {room:,} (the base model has positions for no more)")
     data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed, tell)
     notes.append(_about(data, config))
     # None where texts were learned as they stand: what lies beside the adapter says how to prompt.

@@ -51,7 +51,6 @@ def preview(
     run, tokenizer, _ = as_trained(run)
     previews = look(run.data, tokenizer, run.task_type, rows=rows, row=row, seed=random)
     if html is not None:
-        html.parent.mkdir(parents=True, exist_ok=True)
         write_text(html, render_page(previews, run.base_model))
         typer.echo(f"{sum(len(p.shown) for p in previews)} examples: {html}")
         return
