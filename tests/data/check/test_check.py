@@ -59,6 +59,7 @@ CASES = [
      {"max_length": 40, "task_type": TaskType.SEQ_CLS}, None),
     ("double-bos", "prepended", PAIRS, lambda r: {**r, "prompt": "<s><s>" + r["prompt"]}, {}, 1),
     ("special-tokens-in-text", "chatml", CHATS, lambda r: {**r, "output": "a<|im_end|>b"}, {}, 10),
+    ("special-tokens-in-text", "chatml", PAIRS, lambda r: {**r, "prompt": "<|im_start|>a"}, {}, 10),
     ("special-tokens-in-text", "byte_level", PAIRS, lambda r: {**r, "prompt": "a</s>b"}, {}, None),
     ("placeholders", "byte_level", PAIRS, lambda r: {**r, "prompt": "{{name}}" + r["prompt"]},
      {}, None),

@@ -72,7 +72,7 @@ def check_data(
     places: list[Rows] = []
     for encoded in sources:
         rows = read_source(encoded.source)
-        texts.look(rows, encoded.format)
+        texts.look(rows, encoded.format, in_turns=encoded.chat_template is not None)
         places.append(Rows([], rows.files))  # the rows themselves are no longer needed
     aside = held_out(learned, config.eval_fraction, seed)
     held = np.concatenate([*aside, *(np.ones(len(encoded.rows), bool) for encoded in heldout)])

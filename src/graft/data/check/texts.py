@@ -46,8 +46,8 @@ class Texts:
         self._names: dict[str, dict[str, None]] = {"special": {}, "placeholder": {}}
         self._rows = 0
 
-    def look(self, rows: Rows, format_name: str) -> None:
-        """Look at each row."""
+    def look(self, rows: Rows, format_name: str, in_turns: bool) -> None:
+        """Look at each row; `in_turns`: a chat template puts its own tokens around the texts."""
         self._rows += len(rows.items)
         layout = FORMATS[format_name]
         columns = layout.columns + layout.optional
@@ -61,8 +61,8 @@ class Texts:
             ):
                 if found:
                     self._note(kind, rows, index)
-                    # Rendered beforehand, or as they stand: then they are meant.
-                    self._counts["written"] += kind == "special" and format_name not in _CHAT
+                    # Texts that are taken as they stand were rendered beforehand: it is meant.
+                    self._counts["written"] += kind == "special" and not in_turns
 
     def findings(self) -> Iterator[Finding]:
         """What was found in all sources."""
