@@ -31,7 +31,7 @@ def test_a_model(graft, request, files, capsys, hub, prefix):
     )
     wanted = sum(len(content) for path, content in files.items() if ".bin" not in path) - 1
     assert any(
-        line.startswith(f"to fetch: {len(files) - 2} files, {wanted / 1024:,.1f} KiB, into ")
+        line.startswith(f"to fetch: {len(files) - 2} files, {wanted / 1024:,.2f} KiB, into ")
         for line in lines
     )
     key, _, folder = lines[-1].partition(": ")

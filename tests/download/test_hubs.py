@@ -140,7 +140,7 @@ def test_after_ctrl_c_the_next_call_goes_on(side, tmp_path):
     out, err = command.communicate(timeout=60)
     assert command.returncode == 130
     assert err == "graft: stopped; what has arrived is kept, run the same to go on.\n"
-    assert "to fetch: 3 files, 20.0 MiB" in out
+    assert "to fetch: 3 files, 20.00 MiB" in out
     side.hub.faults.stall_at = None
     side.hub.faults.go_on.set()
     side.hub.served.clear()

@@ -141,7 +141,7 @@ def size_text(count: int) -> str:
     """Bytes in the unit that suits them."""
     for unit, name in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if count >= unit:
-            return f"{count / unit:,.1f} {name}"
+            return f"{count / unit:,.2f} {name}"
     return f"{count} bytes"
 
 

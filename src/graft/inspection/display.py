@@ -11,6 +11,7 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graft.download import size_text
 from graft.inspection.adapters import AdapterReport, Suggestion
 from graft.inspection.coverage import StackHits
 from graft.inspection.folding import fold_paths, folded, ranges
@@ -57,7 +58,7 @@ def _headline(found: Inspection) -> Text:
     stored = found.stored
     kind = " and ".join(dtypes) if stored is None else stored.quantization or " and ".join(dtypes)
     line = Text(f"{found.model_class}", style="bold")
-    line.append(f": {found.parameters:,} parameters, {kind}, {_size(found.bytes)}", style="")
+    line.append(f": {found.parameters:,} parameters, {kind}, {size_text(found.bytes)}", style="")
     if stored is not None:
         line.append(f" in {stored.files} {'file' if stored.files == 1 else 'files'}")
     elif found.source is not None:
@@ -146,7 +147,7 @@ def _adapter_parts(adapter: AdapterReport) -> Iterator[RenderableType]:
     yield from map(_warning, adapter.warnings)
     yield (
         f"{adapter.method} trains {adapter.trainable_parameters:,} parameters "
-        f"({_percent(adapter.share)} of the model's), {_size(adapter.bytes_on_disk)} on disk, "
+        f"({_percent(adapter.share)} of the model's), {size_text(adapter.bytes_on_disk)} on disk, "
         f"with a learning rate of {adapter.learning_rate:g}"
     )
 
@@ -202,7 +203,7 @@ def _suggestion_parts(suggestions: Sequence[Suggestion]) -> Iterator[RenderableT
             _acts_on(adapter),
             f"{adapter.trainable_parameters:,}",
             _percent(adapter.share),
-            _size(adapter.bytes_on_disk),
+            size_text(adapter.bytes_on_disk),
             f"{adapter.learning_rate:g}",
         )
         problems += [f"{each.method}: {sentence}" for sentence in _without_adapter(adapter)]
@@ -261,11 +262,3 @@ def _percent(share: float) -> str:
     """With two digits that say something, and never an exponent."""
     digits = 2 if share >= 1e-3 or not share else 1 - math.floor(math.log10(100 * share))
     return f"{100 * share:.{digits}f}%"
-
-
-def _size(count: int) -> str:
-    """Bytes in the unit that suits them."""
-    unit, name = next(
-        (u for u in ((2**30, "GiB"), (2**20, "MiB")) if count >= u[0]), (2**10, "KiB")
-    )
-    return f"{count / unit:.2f} {name}"
