@@ -89,8 +89,10 @@ def _is_list(method: str, name: str, text: str) -> bool:
     A regular expression for such a setting is one that has more than letters, digits and dots.
     """
     from graft.methods import METHODS
+    from graft.training.adapters import kind_of
 
-    kinds = {kind.lower(): owner.config_class for kind, owner in METHODS.items()}
-    config_class = kinds.get(method.lower().replace("-", "_"))
-    types = {f.name: str(f.type) for f in fields(config_class)} if config_class else {}
+    kind = kind_of(method)
+    types = (
+        {} if kind is None else {f.name: str(f.type) for f in fields(METHODS[kind].config_class)}
+    )
     return "list[" in types.get(name, "") and re.fullmatch(r"[\w.]+(,[\w.]+)*", text) is not None

@@ -25,14 +25,7 @@ from graft.errors import DataError, did_you_mean
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = [
-    "EncodedSource",
-    "PreparedData",
-    "encode_source",
-    "encode_sources",
-    "held_out",
-    "prepare_data",
-]
+__all__ = ["PreparedData", "encode_sources", "held_out", "prepare_data"]
 
 _NAMED = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)  # their labels are text
 

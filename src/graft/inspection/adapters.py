@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from graft.adapt.adapter import Adapter, adapter_tensors, build_adapter
 from graft.adapt.structure import adaptable_layers
-from graft.config import PeftConfig, TaskType
+from graft.config import PeftConfig, PeftType, TaskType
 from graft.errors import ConfigError, TargetError
 from graft.inspection.coverage import (
     PatternHits,
@@ -21,7 +21,7 @@ from graft.inspection.coverage import (
     pattern_hits,
     stack_hits,
 )
-from graft.methods import METHODS, LayerAdapter, make_config, method_names
+from graft.methods import METHODS, LayerAdapter, make_config
 
 __all__ = ["AdapterReport", "Suggestion", "added_numbers", "build", "report", "suggest"]
 
@@ -90,7 +90,7 @@ def suggest(
         parameters: Numbers in it.
         source: Its folder or hub id.
     """
-    found = (_suggestion(model, task_type, parameters, name) for name in method_names())
+    found = (_suggestion(model, task_type, parameters, kind) for kind in METHODS)
     if source is None:
         return tuple(found)
     return tuple(
@@ -102,9 +102,9 @@ def suggest(
 
 
 def _suggestion(
-    model: nn.Module, task_type: TaskType | None, parameters: int, method: str
+    model: nn.Module, task_type: TaskType | None, parameters: int, kind: PeftType
 ) -> Suggestion:
-    kind = next(kind for kind in METHODS if kind.value.lower() == method)
+    method = kind.lower()
     needs_tokens = METHODS[kind].config_class.is_prompt_learning
     settings = {"num_virtual_tokens": _VIRTUAL_TOKENS} if needs_tokens else {}
     config = make_config(method, task_type=task_type or TaskType.FEATURE_EXTRACTION, **settings)

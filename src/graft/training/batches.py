@@ -15,12 +15,11 @@ import numpy as np
 from torch import Tensor
 
 from graft.config import TaskType
+from graft.data.template import IGNORED
 from graft.errors import DataError
 from graft.training.config import TrainConfig
 
 __all__ = ["Batch", "Collate", "Order", "Rows", "make_batch", "split", "total_steps"]
-
-IGNORE = -100  # label of a position without a loss
 
 Rows = Sequence[Mapping[str, Any]]
 Collate = Callable[[list[Any]], dict[str, Tensor]]
@@ -54,11 +53,11 @@ def make_batch(rows: list[Any], collate: Collate, task_type: TaskType) -> Batch:
     if task_type is TaskType.CAUSAL_LM:
         # Nothing stands before the first token but, in some methods, virtual tokens: without it
         # the loss of every method is over the same tokens.
-        inputs["labels"][:, 0] = IGNORE
+        inputs["labels"][:, 0] = IGNORED
     if task_type is TaskType.QUESTION_ANS:
         targets = len(rows)
     else:
-        targets = int((inputs["labels"] != IGNORE).sum())
+        targets = int((inputs["labels"] != IGNORED).sum())
     if not targets:
         raise DataError(f"A batch of {len(rows)} rows has no label to learn; leave such rows out.")
     tokens = int(inputs["attention_mask"].sum())

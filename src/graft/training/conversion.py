@@ -21,14 +21,13 @@ from graft.data.config import DataConfig
 from graft.errors import ConfigError
 from graft.training.adapters import settings_model
 from graft.training.config import RunConfig, Schedule, TrainConfig
-from graft.training.dialects import ADAPTER, TOOLS, Here, explain, shown, tool_of
+from graft.training.dialects import ADAPTER, CONVERTED, TOOLS, Here, explain, shown, tool_of
 from graft.training.reading import parse_yaml, read_settings
 from graft.training.runfile import parse_run_config
 
 __all__ = ["Conversion", "convert"]
 
 _NAME = "assistant"
-_READ = ("LLaMA-Factory", "axolotl")
 _OWN = settings_model(PeftType.LORA).model_fields
 
 
@@ -117,9 +116,9 @@ def convert(path: str | Path) -> Conversion:
     tool = tool_of(raw)
     if raw.keys() & {"adapters", "data", "train"}:
         raise ConfigError(f"{path} is a run file already.")
-    if tool not in _READ:
+    if tool not in CONVERTED:
         whose = f"is a file of {tool}" if tool else "is of no tool that graft knows"
-        raise ConfigError(f"{path} {whose}; graft converts files of {' and '.join(_READ)}.")
+        raise ConfigError(f"{path} {whose}; graft converts files of {' and '.join(CONVERTED)}.")
     done = Conversion(str(path), tool)
     if tool == "axolotl":
         _refuse_axolotl(raw, str(path))

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from graft.config import TaskType
 from graft.data.spans import Reading, Span, best_span, read_window
-from graft.training.batches import IGNORE, Collate, Rows, make_batch, split
+from graft.data.template import IGNORED
+from graft.training.batches import Collate, Rows, make_batch, split
 from graft.training.metrics import are_bio, entity_f1, span_scores
 
 __all__ = ["evaluate"]
@@ -100,7 +101,7 @@ class _Tags(_Judge):
     def see(self, rows: Sequence[Mapping[str, Any]], inputs: dict[str, Tensor], out: Any) -> None:
         labels = inputs["labels"]
         for said, right in zip(out.logits.argmax(-1), labels, strict=True):  # [T] each
-            words = right != IGNORE
+            words = right != IGNORED
             self.said.append([self.names[number] for number in said[words].tolist()])
             self.right.append([self.names[number] for number in right[words].tolist()])
 

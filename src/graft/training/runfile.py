@@ -16,7 +16,7 @@ from graft.atomic import require_room, write_text
 from graft.errors import ConfigError, did_you_mean
 from graft.training.adapters import kind_of, settings_model
 from graft.training.config import AdapterSettings, RunConfig
-from graft.training.dialects import tool_of
+from graft.training.dialects import CONVERTED, tool_of
 from graft.training.faults import (
     adapter_settings,
     setting_paths,
@@ -35,9 +35,6 @@ __all__ = [
     "write_run_file",
 ]
 
-# Tools whose files `graft convert` reads.
-_CONVERTED = ("LLaMA-Factory", "axolotl")
-
 
 def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a run file.
@@ -52,7 +49,7 @@ def load_run_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfi
     """
     raw = read_settings(path)
     tool = tool_of(raw)
-    if tool in _CONVERTED and not raw.keys() & {"adapters", "data", "train"}:
+    if tool in CONVERTED and not raw.keys() & {"adapters", "data", "train"}:
         raise ConfigError(
             f"{path} is a file of {tool}, not a run file; `graft convert {path}` makes one of it."
         )

@@ -37,6 +37,8 @@ class Task(ABC):
     """How a row is read, and how what was read becomes examples.
 
     Attributes:
+        tokenizer: The base model's.
+        format: How the rows are laid out.
         limit: Most tokens in an example.
         chat_template: What renders turns; None where texts are taken as they stand.
         parts_rows: Whether the examples of one row may be parted between training and evaluation,
@@ -96,11 +98,17 @@ def inputs_of(
 
 
 def array(values: list[int]) -> np.ndarray:
+    """Ids or labels, as `encoding` keeps them."""
     return np.asarray(values, dtype=np.int32)
 
 
 def require_offsets(tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-    """
+    """Refuse a tokenizer without offsets, for a task that reads marks of a text.
+
+    Args:
+        tokenizer: The base model's.
+        what: What needs them, in the plural.
+
     Raises:
         DataError: The tokenizer does not say where in the text its tokens are.
     """

@@ -19,7 +19,7 @@ from graft.training.dialects.swift import SWIFT
 from graft.training.dialects.transformers import COMMON, TRANSFORMERS
 from graft.training.dialects.trl import TRL
 
-__all__ = ["ADAPTER", "TOOLS", "Here", "explain", "foreign", "shown", "tool_of"]
+__all__ = ["ADAPTER", "CONVERTED", "TOOLS", "Here", "explain", "foreign", "shown", "tool_of"]
 
 TOOLS: dict[str, dict[str, Rule]] = {
     "LLaMA-Factory": LLAMA_FACTORY,
@@ -29,6 +29,8 @@ TOOLS: dict[str, dict[str, Rule]] = {
     "transformers": TRANSFORMERS,
     "other tools": COMMON,
 }
+
+CONVERTED = ("LLaMA-Factory", "axolotl")  # whose files `conversion` reads
 
 # Names that tell nothing of the tool, as graft has them too.
 _GRAFTS = {*RunConfig.model_fields, *TrainConfig.model_fields}
