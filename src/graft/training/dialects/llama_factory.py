@@ -4,6 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from graft.training.dialects.reasons import (
+    ADAMW,
+    COUNTED,
+    IN_MEMORY,
+    LOSS,
+    NO_CODE,
+    NO_QUANTISATION,
+    NO_TRACKER,
+    NO_TUNER,
+    ONE_DEVICE,
+    SHUFFLED,
+    SPEED,
+    TEMPLATE,
+)
 from graft.training.dialects.rules import (
     ADAPTER,
     Here,
@@ -14,45 +28,15 @@ from graft.training.dialects.rules import (
     fraction,
     lost,
     one_or_many,
+    packed,
     renamed,
 )
-from graft.training.dialects.transformers import (
-    ADAMW,
-    IN_MEMORY,
-    LOSS,
-    NO_CODE,
-    NO_TRACKER,
-    ONE_DEVICE,
-    SPEED,
-)
 
-__all__ = ["LLAMA_FACTORY", "NO_QUANTISATION", "NO_TUNER", "TEMPLATE", "packed"]
+__all__ = ["LLAMA_FACTORY"]
 
-NO_QUANTISATION = (
-    "graft holds the base model in bfloat16 or float32, not in 4 or 8 bits: the adapter is trained "
-    "as the same LoRA, but the run needs the memory of the whole model."
-)
-NO_TUNER = (
-    "graft trains adapters (lora, ia3, bitfit, prompt_tuning, p_tuning, prefix_tuning), never the "
-    "whole model."
-)
-TEMPLATE = (
-    "rows are rendered with the base model's own chat template; see that it is the one meant with "
-    "`graft data preview`."
-)
 _TEXT_ONLY = "graft trains on text only."
 _ONE_ADAPTER = "graft starts a new adapter; it goes on with one only by `--resume` of its own run."
 _SUPERVISED = "graft learns from answers (sft) and from plain text (pt) only."
-_COUNT = "it counts rows there; give a share such as `data.eval_fraction: 0.05`."
-
-
-def packed(value: Any) -> Here:
-    """Packing saves time; the loss is over the same tokens."""
-    if value in (None, False):
-        return Here(equal="so does graft")
-    return Here(
-        lost="graft pads rows in place of packing them: the same tokens are learned, slower."
-    )
 
 
 def _stage(value: Any) -> Here:
@@ -178,7 +162,7 @@ LLAMA_FACTORY: dict[str, Rule] = {
     "early_stopping_steps": renamed("train.early_stopping_patience"),
     "plot_loss": equal("graft draws loss.png anyway"),
     "include_effective_tokens_per_second": equal("graft counts them anyway"),
-    "disable_shuffling": lost("graft draws the rows in a new random order each epoch."),
+    "disable_shuffling": lost(SHUFFLED),
     **each(
         "use_swanlab swanlab_project swanlab_workspace swanlab_run_name swanlab_mode "
         "swanlab_api_key swanlab_logdir",
@@ -198,7 +182,7 @@ LLAMA_FACTORY: dict[str, Rule] = {
     "dataset_dir": _folder,
     "template": lost(TEMPLATE),
     "cutoff_len": renamed("data.max_length"),
-    "val_size": fraction("data.eval_fraction", _COUNT),
+    "val_size": fraction("data.eval_fraction", COUNTED),
     "max_samples": renamed("data.max_rows"),
     "train_on_prompt": renamed("data.train_on", values={True: "all", False: "response"}),
     "mask_history": lost(

@@ -5,7 +5,17 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from graft.training.dialects.llama_factory import NO_QUANTISATION, NO_TUNER, TEMPLATE, packed
+from graft.training.dialects.reasons import (
+    IN_MEMORY,
+    NO_CODE,
+    NO_QUANTISATION,
+    NO_TRACKER,
+    NO_TUNER,
+    ONE_DEVICE,
+    SHUFFLED,
+    SPEED,
+    TEMPLATE,
+)
 from graft.training.dialects.rules import (
     ADAPTER,
     Here,
@@ -16,15 +26,8 @@ from graft.training.dialects.rules import (
     fraction,
     lost,
     one_or_many,
+    packed,
     renamed,
-)
-from graft.training.dialects.transformers import (
-    IN_MEMORY,
-    NO_CODE,
-    NO_TRACKER,
-    ONE_DEVICE,
-    SHUFFLED,
-    SPEED,
 )
 
 __all__ = ["SWIFT"]

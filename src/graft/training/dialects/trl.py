@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from graft.training.dialects.llama_factory import NO_QUANTISATION, TEMPLATE, packed
-from graft.training.dialects.rules import ADAPTER, Here, Rule, each, equal, fraction, lost, renamed
-from graft.training.dialects.transformers import IN_MEMORY, LOSS, NO_CODE, SPEED
+from graft.training.dialects.reasons import (
+    IN_MEMORY,
+    LOSS,
+    NO_CODE,
+    NO_QUANTISATION,
+    SPEED,
+    TEMPLATE,
+)
+from graft.training.dialects.rules import (
+    ADAPTER,
+    Here,
+    Rule,
+    each,
+    equal,
+    fraction,
+    lost,
+    packed,
+    renamed,
+)
 
 __all__ = ["TRL"]
 
