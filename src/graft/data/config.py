@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["DataConfig", "FormatName", "SourceConfig"]
+__all__ = ["HUBS", "DataConfig", "FormatName", "SourceConfig"]
 
 FormatName = Literal[
     "auto",
@@ -35,7 +35,7 @@ FormatName = Literal[
     "question_answering",
 ]
 
-_HUBS = ("hf:", "ms:")
+HUBS = ("hf:", "ms:")  # how the path of a data set on a hub begins
 
 
 class SourceConfig(BaseModel):
@@ -160,7 +160,7 @@ class DataConfig(BaseModel):
             if source.weight != 1:
                 raise ValueError("weight is for train only: each row is evaluated once")
             # Where no split is named, that is the training split: easily overlooked.
-            if source.path.startswith(_HUBS) and _split_of(source) in learned:
+            if source.path.startswith(HUBS) and _split_of(source) in learned:
                 raise ValueError(
                     f"eval names the rows of {source.path} that train learns: give another split, "
                     f"such as {{path: {source.path!r}, split: validation}}, or eval_fraction"

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graft.config import TaskType, as_enum
-from graft.data.config import DataConfig, SourceConfig
+from graft.data.config import HUBS, DataConfig, SourceConfig
 from graft.data.formats import find_format, rename_columns, suggest_columns
 from graft.data.rows import Rows
 from graft.data.sources import read_source, resolve_source
@@ -184,7 +184,7 @@ def _lengths(rows: Rows, task: Task) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _has_validation(source: SourceConfig) -> bool:
-    if not (Path(source.path).is_dir() or source.path.startswith(("hf:", "ms:"))):
+    if not (Path(source.path).is_dir() or source.path.startswith(HUBS)):
         return False
     try:
         resolve_source(source.model_copy(update={"split": "validation"}))

@@ -11,7 +11,7 @@ from graft.config import TaskType
 from graft.data.check.examples import Examples, gather
 from graft.data.check.labels import count_labels, label_findings
 from graft.data.check.overlap import overlap_findings
-from graft.data.check.report import MANY, Finding, Origin, Report, Side, severity
+from graft.data.check.report import MANY, SHOWN, Finding, Origin, Report, Side, place_of, severity
 from graft.data.check.texts import Texts
 from graft.data.check.tokens import token_findings
 from graft.data.config import DataConfig
@@ -133,7 +133,6 @@ def _dropped(
     ]
     if dropped:
         share = len(dropped) / sum(encoded.rows_read for encoded in sources)
-        first = [rows.place(index) for rows, index in dropped[:5]]
         yield Finding(
             "nothing-to-train-on",
             severity(share, MANY),
@@ -141,7 +140,7 @@ def _dropped(
             share,
             f"dropped, as nothing is left to learn in the first {limit:,} tokens",
             f"{more}, shorten the prompts, or remove the rows",
-            tuple(f"{file}:{row}" for file, row in first),
+            tuple(place_of(rows, index) for rows, index in dropped[:SHOWN]),
         )
 
 

@@ -12,13 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from graft.config import TaskType
+from graft.data.check.report import SHOWN, place_of
 from graft.data.encoding import EncodedSource
 from graft.data.rows import Rows
 from graft.data.template import IGNORED
 
 __all__ = ["Examples", "gather"]
-
-_SHOWN = 5  # examples whose rows a finding names
 
 
 @dataclass(frozen=True)
@@ -82,12 +81,11 @@ class Examples:
 
     def where(self, chosen: np.ndarray) -> tuple[str, ...]:
         """The places of the first examples that are marked."""
-        return tuple(dict.fromkeys(map(self.place, np.flatnonzero(chosen)[:_SHOWN].tolist())))
+        return tuple(dict.fromkeys(map(self.place, np.flatnonzero(chosen)[:SHOWN].tolist())))
 
     def place(self, index: int) -> str:
         """`FILE:ROW`, where example `index` came from."""
-        file, row = self.rows[self.source[index]].place(int(self.row[index]))
-        return f"{file}:{row}"
+        return place_of(self.rows[self.source[index]], int(self.row[index]))
 
 
 def gather(

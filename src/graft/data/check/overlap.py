@@ -8,11 +8,10 @@ import numpy as np
 
 from graft.config import TaskType
 from graft.data.check.examples import Examples
-from graft.data.check.report import MANY, SOME, Finding, severity
+from graft.data.check.report import MANY, SHOWN, SOME, Finding, severity
 
 __all__ = ["overlap_findings"]
 
-_SHOWN = 5
 _CLASSES = (TaskType.SEQ_CLS, TaskType.TOKEN_CLS)
 
 Twins = dict[int, int]  # an example -> the earlier one that it is like
@@ -89,7 +88,7 @@ def _leakage(examples: Examples, twins: Twins, same: int, total: int) -> Iterato
 
 
 def _places(examples: Examples, twins: Twins) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    first = sorted(twins)[:_SHOWN]
+    first = sorted(twins)[:SHOWN]
     return (
         tuple(examples.place(index) for index in first),
         tuple(examples.place(twins[index]) for index in first),

@@ -5,7 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["FAULT", "MANY", "SOME", "Finding", "Origin", "Report", "Side", "severity"]
+from graft.data.rows import Rows
+
+__all__ = [
+    "FAULT",
+    "MANY",
+    "SHOWN",
+    "SOME",
+    "Finding",
+    "Origin",
+    "Report",
+    "Side",
+    "place_of",
+    "severity",
+]
 
 Severity = Literal["spoils", "remark"]
 
@@ -15,6 +28,8 @@ Severity = Literal["spoils", "remark"]
 FAULT = 0.01
 SOME = 0.05
 MANY = 0.25
+
+SHOWN = 5  # rows that a finding names
 
 
 @dataclass(frozen=True)
@@ -115,3 +130,9 @@ class Report:
 def severity(share: float, limit: float | None) -> Severity:
     """`spoils` from a share of `limit` on; never where that is None."""
     return "spoils" if limit is not None and share >= limit else "remark"
+
+
+def place_of(rows: Rows, index: int) -> str:
+    """`FILE:ROW` for the row `index`, as findings name it."""
+    file, row = rows.place(index)
+    return f"{file}:{row}"

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from graft.data.check.report import MANY, Finding, severity
+from graft.data.check.report import MANY, SHOWN, Finding, place_of, severity
 from graft.data.formats import FORMATS, read_messages, read_pair, read_text
 from graft.data.preview.pieces import special_ids
 from graft.data.rows import Row, Rows
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Texts", "is_broken"]
 
-_SHOWN = 5
 _CHAT = ("messages", "sharegpt", "alpaca")
 _PAIRS = ("prompt_completion", "seq2seq")
 _PLACEHOLDER = re.compile(r"\{\{ ?\w+ ?\}\}")
@@ -110,9 +109,8 @@ class Texts:
     def _note(self, kind: str, rows: Rows, index: int) -> None:
         self._counts[kind] += 1
         places = self._found.setdefault(kind, [])
-        if len(places) < _SHOWN:
-            file, row = rows.place(index)
-            places.append(f"{file}:{row}")
+        if len(places) < SHOWN:
+            places.append(place_of(rows, index))
 
     def _holds(self, kind: str, pattern: re.Pattern[str] | None, texts: list[str]) -> bool:
         found = [hit for text in texts for hit in pattern.findall(text)] if pattern else []

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from graft.data.config import SourceConfig
+from graft.data.config import HUBS, SourceConfig
 from graft.errors import DataError
 
 __all__ = ["Address"]
@@ -63,7 +63,7 @@ class Address:
 
 
 def _taken_apart(path: str) -> tuple[str | None, str, dict[str, str]]:
-    if path.startswith(("hf:", "ms:")):
+    if path.startswith(HUBS):
         match = _HUB.fullmatch(path)
         parts = re.findall(r"([:@#])([^:@#]+)", match["rest"]) if match else []
         said = {_PARTS[mark]: text for mark, text in parts}
