@@ -43,6 +43,45 @@ def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny encoder as a folder, without a head, with its tokenizer."""
+    from tiny import make_tokenizer, tiny_bert
+
+    folder = tmp_path_factory.mktemp("bert")
+    tiny_bert().bert.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def classifier(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that classifies texts."""
+    return _head(tmp_path_factory, bert_folder, "SEQ_CLS", ["moon", "fish", "home"])
+
+
+@pytest.fixture(scope="session")
+def tagger(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that tags words."""
+    return _head(tmp_path_factory, bert_folder, "TOKEN_CLS", ["B-who", "I-who", "O"])
+
+
+@pytest.fixture(scope="session")
+def reader(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that finds answers in texts."""
+    return _head(tmp_path_factory, bert_folder, "QUESTION_ANS")
+
+
+def _head(
+    folders: pytest.TempPathFactory, base: Path, task: str, labels: list[str] | None = None
+) -> Path:
+    from graft import LoraConfig
+    from tiny import save_adapter
+
+    config = LoraConfig(task_type=task, init_lora_weights=False)
+    return save_adapter(folders.mktemp(task), base, config, labels=labels)
+
+
 @pytest.fixture
 def hugging_face(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HuggingFaceHub]:
     """A hub on loopback that the real client is led to, with an empty cache."""

@@ -33,7 +33,7 @@ from graft.inference import Conversation, Predictor, Sampling
 from graft.inference.streaming import TextPieces, decoded
 from graft.training.run import train
 from graft.training.runfile import parse_run_config
-from tiny import CHAT_TEMPLATE, SENTENCES, make_tokenizer, save_adapter, tiny_bert, tiny_llama
+from tiny import CHAT_TEMPLATE, SENTENCES, make_tokenizer, save_adapter, tiny_llama
 
 PROMPTS = ["The cat", "A dog wants a", "My"]
 CONFIGS = {
@@ -56,21 +56,6 @@ def chatty(base_folder, tmp_path_factory) -> Path:
     """An adapter with a chat template."""
     folder = tmp_path_factory.mktemp("chatty")
     return save_adapter(folder, base_folder, CONFIGS["lora"], CHAT_TEMPLATE)
-
-
-@pytest.fixture(scope="module")
-def bert_folder(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("bert")
-    tiny_bert().bert.save_pretrained(folder)
-    make_tokenizer().save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def classifier(bert_folder, tmp_path_factory) -> Path:
-    config = LoraConfig(task_type="SEQ_CLS", init_lora_weights=False)
-    labels = ["moon", "fish", "home"]
-    return save_adapter(tmp_path_factory.mktemp("classes"), bert_folder, config, labels=labels)
 
 
 def greedy(model: PeftModel, ids: list[int], count: int, ends: list[int]) -> list[int]:
@@ -341,19 +326,6 @@ def test_a_text_to_classify_is_cut_to_the_positions(bert_folder, tmp_path):
 
 
 # --- tags and answers in texts ----------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def tagger(bert_folder, tmp_path_factory) -> Path:
-    config = LoraConfig(task_type="TOKEN_CLS", init_lora_weights=False)
-    labels = ["B-who", "I-who", "O"]
-    return save_adapter(tmp_path_factory.mktemp("tags"), bert_folder, config, labels=labels)
-
-
-@pytest.fixture(scope="module")
-def reader(bert_folder, tmp_path_factory) -> Path:
-    config = LoraConfig(task_type="QUESTION_ANS", init_lora_weights=False)
-    return save_adapter(tmp_path_factory.mktemp("reader"), bert_folder, config)
 
 
 def test_a_word_has_the_tag_of_its_first_token(tagger):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -68,18 +69,21 @@ def tiny_llama(dropout: float = 0.0, layers: int = 2, **settings: object) -> Lla
     return LlamaForCausalLM(config)
 
 
-def tiny_bert() -> BertForSequenceClassification:
-    torch.manual_seed(0)
-    config = BertConfig(
+def bert_config(**settings: Any) -> BertConfig:
+    return BertConfig(
         vocab_size=300,
         hidden_size=16,
         intermediate_size=24,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=64,
-        num_labels=2,
+        **settings,
     )
-    return BertForSequenceClassification(config)
+
+
+def tiny_bert() -> BertForSequenceClassification:
+    torch.manual_seed(0)
+    return BertForSequenceClassification(bert_config(num_labels=2))
 
 
 def save_adapter(

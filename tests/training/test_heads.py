@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForQuestionAnswering, BertForTokenClassification
+from transformers import BertForQuestionAnswering, BertForTokenClassification
 
 from graft import LoraConfig
 from graft.adapt import get_peft_model
@@ -26,22 +26,10 @@ from graft.training.loop import fit
 from graft.training.metrics import entity_f1, span_scores
 from graft.training.run import TrainResult, train
 from graft.training.runfile import parse_run_config
-from tiny import SENTENCES, make_tokenizer, tiny_bert
+from tiny import SENTENCES, bert_config, make_tokenizer, tiny_bert
 
 CPU = torch.device("cpu")
 NAMES = ["B-who", "I-who", "O"]
-
-
-def bert_config(**settings: Any) -> BertConfig:
-    return BertConfig(
-        vocab_size=300,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=64,
-        **settings,
-    )
 
 
 def tag_rows() -> list[dict[str, Any]]:
