@@ -1,7 +1,7 @@
 """`graft init`: a model and a data set -> a run file to begin with.
 
-`look` reads the model's config (no weights) and the rows; `draft` makes the text of what it found.
-The numbers are where to start, not the best ones: each has a comment that says what it does.
+What there is to know of both is `survey`'s to find; here it becomes text. The numbers are where to
+start, not the best ones: each has a comment that says what it does.
 """
 
 from __future__ import annotations
@@ -14,26 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from graft.config import TaskType, as_enum
-from graft.data.config import HUBS, DataConfig, SourceConfig
-from graft.data.formats import find_format, rename_columns, suggest_columns
-from graft.data.rows import Rows
-from graft.data.sources import read_source, resolve_source
-from graft.data.tasks import Task, make_task
-from graft.errors import ConfigError, DataError, GraftError, did_you_mean
-from graft.hub import load_config, load_tokenizer, task_of
-from graft.inspection import Inspection, Suggestion, inspect
+from graft.config import TaskType
+from graft.errors import ConfigError, did_you_mean
+from graft.inspection import Suggestion
 from graft.methods import METHODS, method_names
 from graft.training.adapters import kind_of
 from graft.training.dialects import shown
-from graft.training.positions import positions_of
+from graft.training.survey import Survey, survey
 
 __all__ = ["Draft", "draft"]
 
-_SAMPLE = 2000  # rows whose tokens are counted
 _LONGEST = 2048  # tokens; longer rows cost memory that nobody expects
-_NO_LIMIT = 10**6
-_HEADS = (TaskType.QUESTION_ANS, TaskType.TOKEN_CLS, TaskType.SEQ_CLS)
 _PLAIN_NAMES = {"train", "data", "dataset", "rows", ""}
 
 
@@ -48,39 +39,6 @@ class Draft:
 
     text: str
     findings: list[str]
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What there is to know before writing.
-
-    Attributes:
-        model: As the user calls it.
-        data: As the user calls it.
-        inspection: The model, and what each method would do to it.
-        own: What the model's config says that it is for.
-        task_type: What it is for here.
-        format: The format of the rows.
-        columns: Our names -> the file's, guessed; empty where none had to be.
-        has_validation: Whether the data set has a split of that name.
-        rows: How many there are.
-        lengths: Tokens of the rows, or of a sample of them, as far as the model can read them.
-        beyond: Which of these it cannot read to their end.
-        positions: Most tokens that the model can read.
-    """
-
-    model: str
-    data: str
-    inspection: Inspection
-    own: TaskType
-    task_type: TaskType
-    format: str
-    columns: dict[str, str]
-    has_validation: bool
-    rows: int
-    lengths: np.ndarray
-    beyond: np.ndarray
-    positions: int
 
 
 def draft(model: str, data: str, method: str = "lora", task_type: str | None = None) -> Draft:
@@ -98,102 +56,14 @@ def draft(model: str, data: str, method: str = "lora", task_type: str | None = N
     kind = kind_of(method)
     if kind is None:
         raise ConfigError(f"There is no method {method!r}.{did_you_mean(method, method_names())}")
-    found = _look(model, data, task_type)
+    found = survey(model, data, task_type)
     chosen = next(s for s in found.inspection.suggestions if s.method == kind.lower())
     if chosen.adapter is None:
         raise ConfigError(f"{chosen.method} does not work on {model}: {chosen.problem}")
     return Draft(_Text(found, chosen).text(), _findings(found))
 
 
-def _look(model: str, data: str, asked: str | None) -> _Look:
-    base = load_config(model)
-    source = SourceConfig(path=data)
-    resolved = resolve_source(source)
-    rows = read_source(resolved)
-    task_type = None if asked is None else as_enum(TaskType, asked, "task_type")
-    own = task_of(base)
-    task_type, columns = _task(own, task_type, rows)
-    rows = rename_columns(rows, columns) if columns else rows
-    format_name = find_format(rows, resolved.format, task_type)
-    tokenizer = load_tokenizer(model)
-    positions = min(positions_of(base, tokenizer), _NO_LIMIT)
-    config = DataConfig(train=data, max_length=positions)
-    task = make_task(tokenizer, config, format_name, task_type)
-    lengths, beyond = _lengths(rows, task)
-    return _Look(
-        model=model,
-        data=data,
-        own=own,
-        inspection=inspect(model, task_type=task_type),
-        task_type=task_type,
-        format=format_name,
-        columns=columns,
-        has_validation=_has_validation(source),
-        rows=len(rows.items),
-        lengths=lengths,
-        beyond=beyond,
-        positions=positions,
-    )
-
-
-def _task(own: TaskType, asked: TaskType | None, rows: Rows) -> tuple[TaskType, dict[str, str]]:
-    """What the rows can teach this model, and how to name their columns where that is a guess."""
-    if asked is not None:
-        candidates = [asked]
-    else:
-        candidates = [own, *_HEADS] if own is not TaskType.FEATURE_EXTRACTION else list(_HEADS)
-    fitting = [task for task in candidates if _fits(rows, task)]
-    if fitting:
-        # Of rows with a text and a label a language model would learn the text alone.
-        labelled = TaskType.SEQ_CLS in fitting and find_format(rows, "auto", fitting[0]) == "text"
-        return (TaskType.SEQ_CLS if labelled else fitting[0]), {}
-    guesses = {task: suggest_columns(rows, task) for task in candidates}
-    best = max(candidates, key=lambda task: len(guesses[task] or {}))
-    columns = guesses[best]
-    if columns is None:
-        find_format(rows, "auto", candidates[0])  # says what is missing
-        raise AssertionError("unreachable")
-    return best, {ours: theirs for ours, theirs in columns.items() if ours != theirs}
-
-
-def _fits(rows: Rows, task_type: TaskType) -> bool:
-    try:
-        find_format(rows, "auto", task_type)
-    except DataError:
-        return False
-    return True
-
-
-def _lengths(rows: Rows, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens in each row of an even sample, and whether it was cut."""
-    picked = range(0, len(rows.items), max(1, math.ceil(len(rows.items) / _SAMPLE)))
-    items = []
-    for index in picked:
-        try:
-            items.append(task.read(rows.items[index]))
-        except DataError as error:
-            raise DataError(f"{rows.where(index)}: {error}") from None
-    lengths, beyond = [], []
-    for group in task.encode(items):
-        kept = [example for example in group if example is not None]
-        # Of a row in which nothing is left to learn, the prompt alone is too long.
-        lost = not kept and not task.parts_rows
-        lengths.append(task.limit if lost else sum(len(e.columns["input_ids"]) for e in kept))
-        beyond.append(lost or any(example.truncated for example in kept))
-    return np.array(lengths), np.array(beyond)
-
-
-def _has_validation(source: SourceConfig) -> bool:
-    if not (Path(source.path).is_dir() or source.path.startswith(HUBS)):
-        return False
-    try:
-        resolve_source(source.model_copy(update={"split": "validation"}))
-    except GraftError:
-        return False
-    return True
-
-
-def _findings(found: _Look) -> list[str]:
+def _findings(found: Survey) -> list[str]:
     if found.format == "text":
         about = f"{int(found.lengths.sum()):,} tokens of text"
     else:
@@ -219,7 +89,7 @@ def _findings(found: _Look) -> list[str]:
 class _Text:
     """The run file, put together."""
 
-    def __init__(self, found: _Look, chosen: Suggestion) -> None:
+    def __init__(self, found: Survey, chosen: Suggestion) -> None:
         self.found, self.chosen = found, chosen
         self.kind = kind_of(chosen.method)
         self.virtual = int(chosen.settings.get("num_virtual_tokens", 0))
