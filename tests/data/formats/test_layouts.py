@@ -57,6 +57,7 @@ def test_auto(columns: str, task_type: str, expected: str) -> None:
             "those of token_classification, which is for TOKEN_CLS.",
         ),
         ("sentence label", "SEQ_CLS", "columns: {text: sentence, label: label}"),
+        ("Instruction Output", "CAUSAL_LM", "{instruction: Instruction, output: Output}"),
         ("foo bar", "CAUSAL_LM", "has the columns foo, bar; CAUSAL_LM needs one of: messages"),
         ("text", "SEQ_CLS", "text + label (classification)"),
         ("text", "FEATURE_EXTRACTION", "expected one of CAUSAL_LM, QUESTION_ANS, SEQ_2_SEQ_LM, "),
@@ -78,6 +79,8 @@ def test_a_given_format_must_fit() -> None:
         find_format(data, "classification", TaskType.CAUSAL_LM)
     with pytest.raises(DataError, match=r"columns: \{prompt: question, completion: answer\}"):
         find_format(rows({"question": "", "answer": ""}), "prompt_completion", TaskType.CAUSAL_LM)
+    with pytest.raises(DataError, match="Its columns are those of text: set format: text beside"):
+        find_format(rows({"text": ""}), "prompt_completion", TaskType.CAUSAL_LM)
 
 
 def test_columns_are_renamed_and_their_old_names_are_gone() -> None:

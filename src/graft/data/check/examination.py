@@ -150,7 +150,7 @@ def _few(rows: int, rows_per_step: int) -> Iterator[Finding]:
             "few-rows",
             "remark",
             rows,
-            rows / rows_per_step,
+            1.0,
             f"fewer than the {rows_per_step:,} that one step takes, so an epoch is a single step",
             "lower per_device_train_batch_size or gradient_accumulation_steps",
         )

@@ -159,8 +159,11 @@ def find_format(rows: Rows, given: str, task_type: TaskType) -> str:
         )
     for column in fitting[given].columns:
         if column not in there:
-            suggestion = _suggestion(there, {given: fitting[given]})
-            hint = suggestion or did_you_mean(column, there)
+            hint = (
+                _other_format(there, fitting)
+                or _suggestion(there, {given: fitting[given]})
+                or did_you_mean(column, there)
+            )
             raise DataError(f"{rows.name} has no column {column!r} (format {given}).{hint}")
     return given
 
@@ -175,11 +178,13 @@ def suggest_columns(rows: Rows, task_type: TaskType) -> dict[str, str] | None:
 
 def _likely(there: list[str], formats: dict[str, Format]) -> dict[str, str] | None:
     """How to name the columns of the first format that `there` could be."""
+    spelled = {name.lower(): name for name in reversed(there)}
+    spelled |= {name: name for name in there}
     for candidate in formats.values():
         found = {}
         for column in candidate.columns:
             names = (column, *_LIKELY.get(column, ()))
-            found[column] = next((n for n in names if n in there), None)
+            found[column] = next((spelled[n] for n in names if n in spelled), None)
         named = {ours: theirs for ours, theirs in found.items() if theirs is not None}
         if len(named) == len(found):
             return named
@@ -192,6 +197,14 @@ def _suggestion(there: list[str], formats: dict[str, Format]) -> str:
         return ""
     mapping = ", ".join(f"{ours}: {theirs}" for ours, theirs in found.items())
     return f" If that is what they are, set columns: {{{mapping}}}."
+
+
+def _other_format(there: list[str], fitting: dict[str, Format]) -> str:
+    """Which format the columns are of, where it is another one."""
+    for name, layout in fitting.items():
+        if set(layout.columns) <= set(there):
+            return f" Its columns are those of {name}: set format: {name} beside its path."
+    return ""
 
 
 def _other_task(there: list[str], fitting: dict[str, Format]) -> str:
