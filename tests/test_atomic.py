@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from graft.atomic import require_room, whole_file, whole_folder, write_text
+from graft.atomic import require_place, require_room, whole_file, whole_folder, write_text
 from graft.errors import ConfigError
 
 
@@ -82,6 +82,12 @@ def test_a_folder_that_cannot_be_made_is_said_early(tmp_path):
         require_room(locked / "run")
     require_room(tmp_path / "new" / "run")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_folder_is_no_place_for_a_file(tmp_path):
+    with pytest.raises(ConfigError, match="is a folder; give the name of a file"):
+        require_place(tmp_path)
+    require_place(tmp_path / "new" / "file")
 
 
 def test_the_folder_of_a_file_is_made(tmp_path):

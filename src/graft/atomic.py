@@ -13,6 +13,7 @@ from graft.errors import ConfigError
 
 __all__ = [
     "nearest_existing",
+    "require_place",
     "require_room",
     "whole_file",
     "whole_folder",
@@ -33,6 +34,13 @@ def require_room(folder: Path) -> None:
         raise ConfigError(f"{folder} cannot be made: {there} is a file.")
     if not os.access(there, os.W_OK) or not there.stat().st_mode & 0o222:
         raise ConfigError(f"{folder} cannot be written: no permission for {there}.")
+
+
+def require_place(path: Path) -> None:
+    """Raise a ConfigError unless a file could be written at `path`."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; give the name of a file.")
+    require_room(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -42,7 +42,7 @@ FOUND = Environment(
         Package("swanlab", None, None, ">=0.5", "track", True),
     ),
     folders=(Folder("cache of hub", "/cache", "HF_HOME", True, 20.0, 100.0, 3.21),),
-    settings={"HF_ENDPOINT": "https://mirror", "HF_HOME": None},
+    settings={"HF_ENDPOINT": "https://mirror", "HF_HOME": None, "CUDA_VISIBLE_DEVICES": ""},
     plain_names="hf",
     hubs=(
         Hub("Hugging Face", "https://mirror", True, 0.123),
@@ -76,6 +76,7 @@ def test_every_fact_is_printed(capsys):
         "not installed wandb, swanlab, of graft-peft[track]",
         "cache of hub /cache, 3.2 GiB in it, 20.0 of 100.0 GiB free",
         "HF_ENDPOINT https://mirror",
+        "CUDA_VISIBLE_DEVICES empty",
         "Hugging Face https://mirror answers in 0.12 s",
         "ModelScope not asked: a reason",
         "ORG/NAME alone is a repository on Hugging Face",

@@ -54,6 +54,18 @@ def test_what_is_asked_for_comes_too(graft, hugging_face, files, capsys):
     assert not (folder / "modeling.py").exists()
     assert graft("download", "org/name", "--include", "*.oonx") == 2
     assert "No file of org/name is like '*.oonx'" in capsys.readouterr().err
+    assert graft("download", "org/name", "--include", "modeling.py") == 2
+    assert "fetch it with --trust-remote-code" in capsys.readouterr().err
+
+
+def test_the_code_of_a_data_set_stays_unless_it_is_trusted(graft, hugging_face, capsys):
+    hugging_face.add("org/rows", {"a.jsonl": b"{}\n", "load.py": b"1"}, kind="dataset")
+    words = ["download", "org/rows", "--data", "--include", "*"]
+    assert graft(*words) == 0
+    folder = Path(capsys.readouterr().out.splitlines()[-1].removeprefix("train: "))
+    assert not (folder / "load.py").exists()
+    assert graft(*words, "--trust-remote-code") == 0
+    assert (folder / "load.py").read_bytes() == b"1"
 
 
 @pytest.mark.parametrize(("hub", "prefix"), HUBS)

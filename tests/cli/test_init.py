@@ -47,6 +47,8 @@ def test_a_file_that_is_there_stays(graft, base_folder, data, tmp_path, capsys):
     assert (tmp_path / "run.yaml").read_text() == "mine"
     assert graft("init", base_folder, data, "--force", "--method", "ia3") == 0
     assert load_run_config("run.yaml").adapter.method == "ia3"
+    assert graft("init", base_folder, data, "--output", tmp_path, "--force") == 2
+    assert "is a folder" in capsys.readouterr().err
     words = ["--output", "new/own.yaml", "--task-type", "SEQ_CLS"]
     assert graft("init", base_folder, data, *words) == 2
     assert "SEQ_CLS needs one of" in capsys.readouterr().err

@@ -15,6 +15,8 @@ def test_writes_it(graft, tmp_path, capsys):
     assert graft("schema", "--output", path) == 0
     assert json.loads(path.read_text()) == run_file_schema()
     assert f"# yaml-language-server: $schema={path}" in capsys.readouterr().out
+    assert graft("schema", "--output", tmp_path) == 2
+    assert "is a folder" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert graft("schema", "--output", tmp_path / "file" / "x.json") == 2
     assert "is a file" in capsys.readouterr().err

@@ -318,6 +318,7 @@ def settings_of(tmp_path, text) -> dict:
         (axolotl(), "train.per_device_train_batch_size", 1),
         (axolotl(), "train.lr_scheduler_type", "cosine"),
         (axolotl(), "train.warmup_ratio", 0.03),
+        (axolotl(warmup_steps=0), "train.warmup_steps", 0),
         (axolotl(), "data.max_length", 512),
         (axolotl(batch_size=16, micro_batch_size=4), "train.gradient_accumulation_steps", 4),
         (axolotl(peft_use_dora=True), "adapters.NAME.use_dora", True),
@@ -326,7 +327,8 @@ def settings_of(tmp_path, text) -> dict:
          {"path": "a.csv", "format": "text"}),
         (axolotl(datasets=[{"path": "o/d", "split": "train[:9]", "name": "en",
                             "type": "chat_template"}]), "data.train",
-         {"path": "hf:o/d", "subset": "en", "split": "train[:9]", "format": "messages"}),
+         {"path": "hf:o/d", "subset": "en", "split": "train", "max_rows": 9,
+          "format": "messages"}),
         (axolotl(datasets=[{"path": "a.jsonl", "type": {"field_instruction": "q",
                                                         "field_output": "output"}}]),
          "data.train", {"path": "a.jsonl", "format": "alpaca", "columns": {"instruction": "q"}}),
@@ -357,10 +359,19 @@ def test_settings_and_defaults(tmp_path, text, path, value):
          "type 'oasst' is not a format of graft"),
         (axolotl(datasets=[{"path": "a.jsonl", "type": "alpaca", "shards": 10}]), "datasets",
          "shards of a.jsonl"),
+        (axolotl(datasets=[{"path": "o/d", "split": "train[:20%]", "type": "alpaca"}]), "datasets",
+         "[:20%] of o/d"),
     ],
 )  # fmt: skip
 def test_what_is_lost_is_said(tmp_path, text, setting, words):
     assert words in convert(make(tmp_path, text)).lost[setting]
+
+
+def test_a_setting_that_says_what_graft_does_is_not_lost(tmp_path):
+    done = convert(make(tmp_path, axolotl(warmup_steps=0, roles_to_train=["assistant"])))
+    assert "roles_to_train" in done.equal
+    assert list(done.lost) == ["datasets"]
+    assert "train.warmup_ratio" not in done.assumed
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def _sections(found: Environment) -> Iterator[tuple[str, list[tuple[str, str]]]]
     yield "torch", list(_torch(found.torch))
     yield "packages", list(_packages(found.packages))
     yield "folders", [_folder(folder) for folder in found.folders]
-    given = {name: value for name, value in found.settings.items() if value is not None}
+    given = {name: v or "empty" for name, v in found.settings.items() if v is not None}
     yield "environment variables", list(given.items()) or [("none", "of those that matter is set")]
     hubs = [_hub(hub) for hub in found.hubs]
     if found.plain_names is not None:

@@ -61,6 +61,9 @@ def download(
             revision,
             cache_dir,
         )
+    if not trust_remote_code:
+        _refuse_code(plan.listing, include or [])
+        plan = plan.changed([file for file in plan.files if not _is_code(file)])
     _tell(address, plan)
     if not data:
         _tell_of_code(address, plan, trust_remote_code)
@@ -77,13 +80,31 @@ def download(
 def _wanted(
     listing: Listing, include: Sequence[str], everything: bool, code: bool
 ) -> Sequence[RepoFile]:
-    """The usual files, those that were asked for, and code only where it is trusted."""
+    """The usual files and those that were asked for, and all code where it is trusted."""
     from graft.download import default_files, matching, require_matches
 
     require_matches(listing, include)
     patterns = ["*"] if everything else [*include, *(["*.py"] if code else [])]
     more = {*default_files(listing), *matching(listing, patterns)}
-    return [f for f in listing.files if f in more and (code or not f.path.endswith(".py"))]
+    return [file for file in listing.files if file in more]
+
+
+def _is_code(file: RepoFile) -> bool:
+    return file.path.endswith(".py")
+
+
+def _refuse_code(listing: Listing, include: Sequence[str]) -> None:
+    """Raise a ConfigError where a pattern asks for nothing but code."""
+    from graft.download import matching
+    from graft.errors import ConfigError
+
+    for pattern in include:
+        found = matching(listing, [pattern])
+        if all(map(_is_code, found)):
+            raise ConfigError(
+                f"{found[0].path} is code, which stays on the hub: fetch it with "
+                "--trust-remote-code; graft runs none."
+            )
 
 
 def _tell(address: HubAddress, plan: Plan) -> None:

@@ -17,14 +17,14 @@ def schema(
     ] = None,
 ) -> None:
     """Print the JSON Schema of run files, for editors."""
-    from graft.atomic import require_room, write_text
+    from graft.atomic import require_place, write_text
     from graft.training.schema import run_file_schema
 
     text = json.dumps(run_file_schema(), indent=2, ensure_ascii=False) + "\n"
     if output is None:
         typer.echo(text, nl=False)
         return
-    require_room(output.parent)
+    require_place(output)
     write_text(output, text)
     typer.echo(f"wrote {output}; editors with a YAML language server take it from this first line")
     typer.echo(f"of a run file:\n# yaml-language-server: $schema={output}")

@@ -246,7 +246,7 @@ def _settle_axolotl(done: Conversion, raw: Mapping[str, Any]) -> None:
         "train.lr_scheduler_type": "cosine",
         "train.output_dir": "./model-out",
     }
-    if not raw.get("warmup_steps") and raw.get("warmup_ratio") is None:
+    if raw.get("warmup_steps") is None and raw.get("warmup_ratio") is None:
         done.assumed["train.warmup_ratio"] = 0.03
     if raw.get("cosine_min_lr_ratio") is not None:
         ours["train.lr_scheduler_type"] = "cosine_with_min_lr"

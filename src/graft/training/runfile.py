@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from graft.atomic import require_room, write_text
+from graft.atomic import require_place, write_text
 from graft.errors import ConfigError, did_you_mean
 from graft.training.adapters import kind_of, settings_model
 from graft.training.config import AdapterSettings, RunConfig
@@ -110,11 +110,11 @@ def dump_run_config(config: RunConfig) -> str:
 
 def refuse_written(path: Path, force: bool) -> None:
     """Raise a ConfigError where there is a file already, unless `force` says to replace it."""
+    require_place(path)
     if path.exists() and not force:
         raise ConfigError(
             f"{path} exists; give another name by --output, or replace it by --force."
         )
-    require_room(path.parent)
 
 
 def write_run_file(path: Path, text: str, force: bool) -> None:

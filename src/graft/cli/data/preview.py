@@ -42,12 +42,12 @@ def preview(
 
     run = find_run(source, settings, model, task_type)
     quieten()
-    from graft.atomic import require_room, write_text
+    from graft.atomic import require_place, write_text
     from graft.data.preview import preview as look
     from graft.data.preview import render_page
 
     if html is not None:
-        require_room(html.parent)
+        require_place(html)
     run, tokenizer, _ = as_trained(run)
     previews = look(run.data, tokenizer, run.task_type, rows=rows, row=row, seed=random)
     if html is not None:

@@ -47,6 +47,14 @@ def _dataset(theirs: Any) -> tuple[Any, list[str]]:
     for name, ours in (("name", "subset"), ("split", "split"), ("revision", "revision")):
         if name in left:
             entry[ours] = left.pop(name)
+    split, bracket, part = str(entry.get("split", "")).partition("[")
+    first = re.fullmatch(r":(\d+)\]", part)
+    if bracket:
+        entry["split"] = split
+        if first and int(first[1]):
+            entry["max_rows"] = int(first[1])
+        else:
+            notes.append(f"[{part} of {path}: graft takes the first `max_rows` rows, or all.")
     layout, note = _layout(left)
     entry |= layout
     notes += note

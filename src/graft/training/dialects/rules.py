@@ -77,9 +77,8 @@ def lost(why: str, off: tuple[Any, ...] = ()) -> Rule:
     """graft has nothing for it; with a value of `off`, or one that says no, nothing is missed."""
 
     def rule(value: Any) -> Here:
-        is_off = (
-            value in (*_OFF, *off) if isinstance(value, str | bool | int | float) else not value
-        )
+        is_plain = isinstance(value, str | bool | int | float)
+        is_off = value in off or (value in _OFF if is_plain else not value)
         return Here(equal="so does graft") if is_off else Here(lost=why)
 
     return rule
