@@ -16,11 +16,21 @@ from transformers import (
     LlamaForSequenceClassification,
     LlamaModel,
     PreTrainedTokenizerFast,
+    T5Config,
+    XLNetConfig,
 )
 
 from graft.config import TaskType
 from graft.errors import CheckpointError, ConfigError
-from graft.hub import load_config, load_model, load_skeleton, load_tokenizer, resolve
+from graft.hub import (
+    load_config,
+    load_model,
+    load_skeleton,
+    load_tokenizer,
+    positions_of,
+    resolve,
+)
+from tiny import make_tokenizer
 
 WORDS = {"<pad>": 0, "<s>": 1, "</s>": 2, "a": 3, "b": 4}
 SIZES = {"vocab_size": 8, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2}
@@ -314,3 +324,14 @@ def test_a_body_of_another_size_is_broken(llama, tmp_path):
     )
     with pytest.raises(CheckpointError, match=r"shape \(8, 8\)|shape \(16, 8\)|size mismatch"):
         load_model(str(tmp_path), TaskType.SEQ_CLS, label_names=["a", "b"])
+
+
+def test_positions_are_the_fewest_that_anyone_names():
+    tokenizer = make_tokenizer()
+    tokenizer.model_max_length = 100
+    for own, positions in ((64, 64), (200, 100)):
+        config = LlamaConfig(max_position_embeddings=own)
+        assert positions_of(config, tokenizer) == positions
+    assert XLNetConfig().max_position_embeddings < 0  # it has no end
+    assert positions_of(XLNetConfig(), tokenizer) == 100
+    assert positions_of(T5Config(), tokenizer) == 100  # it names none

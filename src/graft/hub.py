@@ -49,6 +49,7 @@ __all__ = [
     "load_model",
     "load_skeleton",
     "load_tokenizer",
+    "positions_of",
     "resolve",
     "saved_label_names",
     "task_of",
@@ -208,6 +209,13 @@ def task_of(config: PreTrainedConfig, architecture: str | None = None) -> TaskTy
     if task is TaskType.SEQ_2_SEQ_LM and not config.is_encoder_decoder:
         return TaskType.CAUSAL_LM  # a decoder that is given images as well
     return task
+
+
+def positions_of(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens the base model with this config and tokenizer can read."""
+    own = getattr(config.get_text_config(decoder=True), "max_position_embeddings", None) or -1
+    known = (tokenizer.model_max_length, own)
+    return min(limit for limit in known if limit > 0)  # XLNet's own is -1: it has no end
 
 
 def load_tokenizer(

@@ -29,7 +29,7 @@ from graft.data.tasks.task import require_offsets
 from graft.data.template import Encoder, render_prompt
 from graft.download import adapter_folder
 from graft.errors import ConfigError, DataError
-from graft.hub import load_tokenizer
+from graft.hub import load_tokenizer, positions_of
 from graft.inference.sampling import Sampling
 from graft.inference.streaming import TextPieces, decoded
 
@@ -290,9 +290,7 @@ class Predictor:
     @property
     def _positions(self) -> int:
         """Most tokens of text that the base model has positions for; virtual ones take some."""
-        config = self._base.config.get_text_config(decoder=True)
-        known = (self.tokenizer.model_max_length, getattr(config, "max_position_embeddings", None))
-        return min(limit for limit in known if limit is not None) - self._virtual_tokens
+        return positions_of(self._base.config, self.tokenizer) - self._virtual_tokens
 
     @property
     def _virtual_tokens(self) -> int:

@@ -1,7 +1,6 @@
 """How long rows may be: the base model's positions, less those that virtual tokens take.
 
-Training, `graft data` and `graft init` ask here, so that what is checked and shown is what is
-trained.
+Training and `graft data` ask here, so that what is checked and shown is what is trained.
 """
 
 from __future__ import annotations
@@ -9,20 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from graft.errors import ConfigError
-from graft.hub import load_config
+from graft.hub import load_config, positions_of
 from graft.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
-__all__ = ["positions_of", "room_for_text", "within"]
-
-
-def positions_of(base: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens the base model with this config can read."""
-    own = getattr(base.get_text_config(decoder=True), "max_position_embeddings", None)
-    # XLNet's is -1: it has no end.
-    return min(tokenizer.model_max_length, own) if own and own > 0 else tokenizer.model_max_length
+__all__ = ["room_for_text", "within"]
 
 
 def room_for_text(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -18,9 +18,8 @@ from graft.data.rows import Rows
 from graft.data.sources import read_source, resolve_source
 from graft.data.tasks import Task, make_task
 from graft.errors import DataError, GraftError
-from graft.hub import load_config, load_tokenizer, task_of
+from graft.hub import load_config, load_tokenizer, positions_of, task_of
 from graft.inspection import Inspection, inspect
-from graft.training.positions import positions_of
 
 __all__ = ["Survey", "survey"]
 
