@@ -14,7 +14,6 @@ __all__ = [
     "DataError",
     "GraftError",
     "MergeError",
-    "PlanError",
     "TargetError",
     "did_you_mean",
     "nearest",
@@ -43,10 +42,6 @@ class DataError(GraftError):
 
 class MergeError(GraftError):
     """A merge that cannot be done, or would lose something."""
-
-
-class PlanError(GraftError):
-    """A run whose cost cannot be computed, or that does not fit."""
 
 
 def nearest(given: str, valid: Iterable[str], n: int = 3) -> list[str]:
