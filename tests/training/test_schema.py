@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
@@ -14,6 +11,7 @@ from graft.errors import ConfigError
 from graft.methods import METHODS
 from graft.training.adapters import settings_model
 from graft.training.config import AdapterSettings, TrainConfig
+from graft.training.draft import draft
 from graft.training.reading import parse_yaml
 from graft.training.runfile import dump_run_config, parse_run_config
 from graft.training.schema import run_file_schema
@@ -23,7 +21,6 @@ from .test_broken_run_files import BROKEN, but
 
 SCHEMA = run_file_schema()
 VALIDATOR = Draft202012Validator(SCHEMA)
-README = Path(__file__).parents[2] / "README.md"
 
 # What the schema cannot see: these are about two settings, or about where the file stands.
 BEYOND = {
@@ -50,11 +47,10 @@ def test_it_is_a_schema():
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_run_files_of_the_readme_are_accepted():
-    blocks = re.findall(r"^cat > \w+\.yaml <<'?END'?\n(.*?)^END$", README.read_text(), re.M | re.S)
-    assert blocks
-    for block in blocks:
-        assert faults(parse_yaml(block, "README")) == []
+def test_a_run_file_of_init_is_accepted(base_folder, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "The cat", "completion": " sees"}\n' * 9)
+    assert faults(parse_yaml(draft(str(base_folder), str(rows)).text, "draft")) == []
 
 
 @pytest.mark.parametrize("kind", METHODS)
