@@ -102,7 +102,10 @@ def test_splits_of_a_folder(graft, tmp_path, base_folder, capsys):
 
 def test_preview_as_a_page(graft, rows, base_folder, tmp_path, capsys):
     page = tmp_path / "new" / "page.html"
-    assert graft("data", "preview", rows, "--model", base_folder, "--html", page) == 0
+    words = ["data", "preview", rows, "--model", base_folder, "--html", page]
+    assert graft(*words, "--rows", "1") == 0
+    assert capsys.readouterr().out == f"1 example: {page}\n"
+    assert graft(*words) == 0
     assert capsys.readouterr().out == f"3 examples: {page}\n"
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     under_a_file = rows / "page.html"

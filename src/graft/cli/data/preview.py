@@ -52,7 +52,8 @@ def preview(
     previews = look(run.data, tokenizer, run.task_type, rows=rows, row=row, seed=random)
     if html is not None:
         write_text(html, render_page(previews, run.base_model))
-        typer.echo(f"{sum(len(p.shown) for p in previews)} examples: {html}")
+        count = sum(len(p.shown) for p in previews)
+        typer.echo(f"{count} example{'' if count == 1 else 's'}: {html}")
         return
     from rich.console import Console
 
