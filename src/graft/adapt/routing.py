@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -36,19 +36,38 @@ class Router:
 
     def __init__(self) -> None:
         self.groups: tuple[RowGroup, ...] = ()
+        self.packed = False
+        self._within: Callable[[], AbstractContextManager] = nullcontext
 
     @contextmanager
-    def use(self, groups: Sequence[RowGroup]) -> Iterator[None]:
-        """Route by `groups` inside the block; restore what was."""
-        previous, self.groups = self.groups, tuple(groups)
+    def use(
+        self,
+        groups: Sequence[RowGroup],
+        packed: bool = False,
+        within: Callable[[], AbstractContextManager] = nullcontext,
+    ) -> Iterator[None]:
+        """Route by `groups` inside the block; restore what was.
+
+        Args:
+            groups: The row groups.
+            packed: Whether they are groups of tokens in a batch of one row [1, S, ...].
+            within: What else surrounds the forward, and its recomputation.
+        """
+        previous = self.groups, self.packed, self._within
+        self.groups, self.packed, self._within = tuple(groups), packed, within
         try:
-            yield
+            with within():
+                yield
         finally:
-            self.groups = previous
+            self.groups, self.packed, self._within = previous
+
+    def axis(self, tensor: Tensor) -> int:
+        """The dimension of `tensor` along which groups stand."""
+        return 1 if self.packed and tensor.ndim > 2 and tensor.shape[0] == 1 else 0
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """`context_fn` of `torch.utils.checkpoint`: recompute under the routing of the forward."""
-        return nullcontext(), self.use(self.groups)
+        return nullcontext(), self.use(self.groups, self.packed, self._within)
 
     def sizes(self, rows: int) -> list[int]:
         """Rows per group in a tensor whose first dimension is `rows`.

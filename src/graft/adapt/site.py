@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
+from graft.adapt.fused import Update, low_rank_update
 from graft.adapt.layers import LayerView
 from graft.adapt.routing import Router
 from graft.methods import Affine, LayerAdapter
 from graft.methods.affine import merged
 
 __all__ = ["Site"]
+
+_FUSABLE = (nn.Linear, Conv1D)
 
 
 class Site:
@@ -30,12 +34,15 @@ class Site:
         merged: Names of the adapters folded into the layer's weight, in that order.
     """
 
+    fuses: ClassVar[bool] = True  # the formula as autograd sees it is the reference
+
     def __init__(self, layer: LayerView, router: Router) -> None:
         self.layer = layer
         self.router = router
         self.adapters: dict[str, LayerAdapter] = {}
         self.merged: list[str] = []
         # From the pre-hook to the hook of one call: the layer's own input and each group's parts.
+        self._fuses = False
         self._pending: tuple[Tensor, list[list[Affine]]] | None = None
         self._handles = [
             layer.module.register_forward_pre_hook(self._before, with_kwargs=True),
@@ -94,6 +101,9 @@ class Site:
             return None
         x, *rest = (*args, *kwargs.values())  # a layer takes its input, by whatever name
         self._pending = (x, parts)
+        self._fuses = self._can_fuse(x, parts)
+        if self._fuses:  # the update takes over the gradient of the layer too
+            return (x.detach(), *rest), {}
         if all(affine.in_scale is None for group in parts for affine in group):
             return None
         return (self._by_group(self._scale_input, parts, x), *rest), {}
@@ -102,7 +112,36 @@ class Site:
         if self._pending is None:
             return y
         (x, parts), self._pending = self._pending, None
+        if self._fuses:
+            return self._fused(x, y, parts)
         return self._by_group(self._adapt_output, parts, x, y)
+
+    def _can_fuse(self, x: Tensor, parts: list[list[Affine]]) -> bool:
+        """Whether there is nothing here but a plain layer and a low-rank update for a row."""
+        module = self.layer.module
+        return (
+            self.fuses
+            and type(module) in _FUSABLE
+            and not self.merged
+            and module.weight.dtype == x.dtype
+            and not module.weight.requires_grad
+            and "forward" not in module.__dict__  # as accelerate's offloading has
+            and len(module._forward_hooks) == len(module._forward_pre_hooks) == 1
+            and not torch.compiler.is_compiling()
+            and not torch.is_autocast_enabled(x.device.type)
+            and all(len(group) < 2 and all(a.is_low_rank for a in group) for group in parts)
+        )
+
+    def _fused(self, x: Tensor, y: Tensor, parts: list[list[Affine]]) -> Tensor:
+        rows = x.numel() // x.shape[-1]
+        sizes = [rows] if len(parts) == 1 else self.router.sizes(rows)
+        updates = [
+            Update(size, group[0].A, group[0].B, group[0].scaling, group[0].dropout)
+            if group
+            else Update(size)
+            for size, group in zip(sizes, parts, strict=True)
+        ]
+        return low_rank_update(x, y, self.layer.weight, updates)
 
     def _by_group(
         self, act: Callable[..., Tensor], parts: list[list[Affine]], *tensors: Tensor
@@ -110,9 +149,11 @@ class Site:
         if len(parts) == 1:
             return act(parts[0], *tensors)
         # One split: a slice per group would make each slice's backward allocate the whole batch.
-        sizes = self.router.sizes(tensors[0].shape[0])
-        pieces = zip(*(tensor.split(sizes) for tensor in tensors), strict=True)
-        return torch.cat([act(group, *piece) for group, piece in zip(parts, pieces, strict=True)])
+        axis = self.router.axis(tensors[0])
+        sizes = self.router.sizes(tensors[0].shape[axis])
+        pieces = zip(*(tensor.split(sizes, axis) for tensor in tensors), strict=True)
+        acted = [act(group, *piece) for group, piece in zip(parts, pieces, strict=True)]
+        return torch.cat(acted, axis)
 
     def _scale_input(self, group: list[Affine], x: Tensor) -> Tensor:
         for affine in group:

@@ -47,6 +47,12 @@ class Affine:
     shift: Tensor | None = None
     dropout: float = 0.0
 
+    @property
+    def is_low_rank(self) -> bool:
+        """Whether it is a low-rank update and nothing else."""
+        others = (self.in_scale, self.out_scale, self.shift)
+        return self.A is not None and all(other is None for other in others)
+
     def scale_input(self, layer: Layer, x: Tensor) -> Tensor:
         """What the base layer shall see instead of its input `x` [..., I]."""
         return x if self.in_scale is None else x * layer.over_inputs(self.in_scale).to(x.dtype)

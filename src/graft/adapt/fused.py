@@ -1,0 +1,129 @@
+"""Low-rank updates of a plain linear layer as one autograd function.
+
+    y = base(x) + scaling * B(A dropout(x))
+
+What autograd would make of the formula keeps a product per layer and adds two gradients of the
+input's size. Here `x` is kept once (layers that read the same input share it), the update is added
+in place to what the base layer returned, the input's gradient is summed inside the matrix product,
+and a dropout mask is made again from its seed. The frozen weight has no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Update", "low_rank_update"]
+
+
+@dataclass(frozen=True)
+class Update:
+    """The low-rank update of the rows of one group.
+
+    Attributes:
+        rows: How many of the flattened input's rows.
+        A: [R, I], or None: no update.
+        B: [O, R], or None.
+        scaling: Its factor.
+        dropout: Probability of dropout on its input.
+    """
+
+    rows: int
+    A: Tensor | None = None
+    B: Tensor | None = None
+    scaling: float = 1.0
+    dropout: float = 0.0
+
+
+def low_rank_update(x: Tensor, y: Tensor, weight: Tensor, updates: Sequence[Update]) -> Tensor:
+    """Add `updates` to `y`, in place, and take over the gradient of the layer.
+
+    Args:
+        x: [..., I], the layer's input.
+        y: [..., O], what the layer made of `x` without recording it.
+        weight: [O, I], the layer's frozen weight.
+        updates: By group, over all rows of `x` flattened to [rows, I].
+    """
+    factors = [factor for update in updates for factor in (update.A, update.B)]
+    return _LowRank.apply(x, [y], weight, updates, *factors)
+
+
+class _LowRank(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        made: list[Tensor],  # in a list, as it becomes the output
+        weight: Tensor,
+        updates: Sequence[Update],
+        *factors: Tensor | None,
+    ) -> Tensor:
+        (y,) = made
+        if y._is_view():
+            y = y.new_empty(0).set_(y.untyped_storage(), y.storage_offset(), y.shape, y.stride())
+        ctx.save_for_backward(x, weight, *factors)
+        ctx.updates = updates
+        ctx.seeds = [_seed(update) for update in updates]
+        flat_x, flat_y = x.flatten(0, -2), y.view(-1, y.shape[-1])
+        for part, update, seed in zip(_slices(updates), updates, ctx.seeds, strict=True):
+            if update.A is None or update.B is None:
+                continue
+            low = _dropped(flat_x[part], update.dropout, seed) @ update.A.T.to(x.dtype)
+            flat_y[part].addmm_(low, update.B.T.to(y.dtype), alpha=update.scaling)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (grad,) = grad_outputs
+        x, weight, *factors = ctx.saved_tensors
+        flat_x, flat = x.flatten(0, -2), grad.reshape(-1, grad.shape[-1])
+        grad_x = flat @ weight if ctx.needs_input_grad[0] else None
+        out: list[Tensor | None] = []
+        for index, (part, update) in enumerate(zip(_slices(ctx.updates), ctx.updates, strict=True)):
+            a, b = factors[2 * index : 2 * index + 2]
+            if a is None or b is None:
+                out += [None, None]
+                continue
+            seed = ctx.seeds[index]
+            own_x = _dropped(flat_x[part], update.dropout, seed)
+            low = own_x @ a.T.to(x.dtype)  # [rows, R], made again: it is small
+            low_grad = (flat[part] @ b.to(grad.dtype)).mul_(update.scaling)
+            out += [
+                (low_grad.T @ own_x).to(a.dtype),
+                (flat[part].T @ low).mul_(update.scaling).to(b.dtype),
+            ]
+            if grad_x is not None and update.dropout:
+                grad_x[part] += _dropped(low_grad @ a.to(x.dtype), update.dropout, seed)
+            elif grad_x is not None:
+                grad_x[part].addmm_(low_grad, a.to(x.dtype))
+        return (None if grad_x is None else grad_x.view(x.shape), None, None, None, *out)
+
+
+def _slices(updates: Sequence[Update]) -> list[slice]:
+    out, at = [], 0
+    for update in updates:
+        out.append(slice(at, at + update.rows))
+        at += update.rows
+    return out
+
+
+def _seed(update: Update) -> int | None:
+    """Of the dropout mask, drawn where torch's own dropout draws."""
+    return int(torch.randint(2**62, ())) if update.dropout else None
+
+
+def _dropped(x: Tensor, dropout: float, seed: int | None) -> Tensor:
+    """`x` with dropout by `seed`."""
+    if seed is None:
+        return x
+    dice = torch.Generator(x.device).manual_seed(seed)
+    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return x * mask.bernoulli_(1 - dropout, generator=dice).div_(1 - dropout)
