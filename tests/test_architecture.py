@@ -22,7 +22,7 @@ LEVELS = [
     {"config"},
     {"methods", "hub"},
     {"adapt"},
-    {"auto"},
+    {"auto", "packing"},
     {"data", "environment", "inspection", "training"},
     {"inference", "demo"},
     {"merging"},

@@ -27,7 +27,7 @@ from graft.adapt.structure import (
 from graft.errors import ConfigError
 from graft.methods import PrefixAdapter, PromptAdapter
 
-__all__ = ["SPAN", "Composer"]
+__all__ = ["IGNORE", "SPAN", "Composer"]
 
 IGNORE = -100  # label of a position without a loss
 SPAN = ("start_positions", "end_positions")  # labels of question answering

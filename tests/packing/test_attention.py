@@ -1,0 +1,100 @@
+"""Attention by segment equals softmax attention written out, mask and all."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graft.adapt.routing import RowGroup
+from graft.packing.attention import Unpackable, attending_by_segment
+from graft.packing.attention import _attention as packed_attention
+from graft.packing.layout import Layout
+
+HEADS, REPEATS, SIZE = 2, 3, 4
+GROUPS = [RowGroup(slice(0, 2), ("a",)), RowGroup(slice(2, 4), ("b",))]
+LENGTHS = [3, 5, 1, 4]
+
+
+def inputs(length: int) -> list[Tensor]:
+    heads = (HEADS * REPEATS, HEADS, HEADS)
+    shapes = [(1, count, length, SIZE) for count in heads]
+    return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def written_out(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **settings) -> Tensor:
+    """One query at a time, over the keys that it may see."""
+    window, softcap = settings.get("sliding_window"), settings.get("softcap")
+    out = torch.zeros(1, layout.length, HEADS * REPEATS, SIZE, dtype=torch.float64)
+    for segment in layout.segments:
+        before = [] if segment.prompt is None else [layout.segments[segment.prompt].tokens]
+        places = [i for part in [*before, segment.tokens] for i in range(part.start, part.stop)]
+        own = len(places) - segment.length
+        for head in range(HEADS * REPEATS):
+            group = head // REPEATS
+            keys, values = key[0, group, places], value[0, group, places]
+            for t in range(segment.length):
+                last = own + t
+                first = 0 if window is None else max(0, last - window + 1)
+                k, v = keys[first : last + 1], values[first : last + 1]
+                if segment.prefix is not None:
+                    k = torch.cat([segment.prefix[0, 0, group], k])
+                    v = torch.cat([segment.prefix[0, 1, group], v])
+                scores = k @ query[0, head, segment.tokens.start + t] * 0.3
+                if softcap is not None:
+                    scores = softcap * torch.tanh(scores / softcap)
+                out[0, segment.tokens.start + t, head] = scores.softmax(0) @ v
+    return out
+
+
+@pytest.mark.parametrize("settings", [{}, {"sliding_window": 2}, {"softcap": 0.5}])
+@pytest.mark.parametrize("prompts", [[0, 0], [2, 0], [1, 3]])
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_it_equals_attention_written_out(settings, prompts, prefixed):
+    shape = (1, 2, HEADS, 2, SIZE)
+    prefix = torch.randn(shape, dtype=torch.float64, requires_grad=True) if prefixed else None
+    layout = Layout(LENGTHS, GROUPS, prompts, [prefix, None])
+    given = inputs(layout.length)
+    module = SimpleNamespace(layer_idx=0)
+    got, _ = packed_attention(module, *given, None, packed=layout, scaling=0.3, **settings)
+    wanted = written_out(layout, *given, **settings)
+    assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-12)
+    score = torch.randn_like(wanted)
+    leaves = [*given, prefix] if prefixed else given
+    for own, expected in zip(
+        torch.autograd.grad((got * score).sum(), leaves),
+        torch.autograd.grad((wanted * score).sum(), leaves),
+        strict=True,
+    ):
+        assert torch.allclose(own, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize(
+    ("given", "what"),
+    [
+        ({"s_aux": torch.zeros(1)}, "s_aux"),
+        ({"position_bias": torch.zeros(1)}, "position_bias"),
+        ({"packed": None}, "an attention beside its layers'"),
+        ({"mask": torch.zeros(1)}, "a mask of its own"),
+    ],
+)
+def test_what_it_does_not_know_is_refused(given, what):
+    layout = Layout([2], [RowGroup(slice(0, 1), ())], [0], [None])
+    mask = given.pop("mask", None)
+    arguments = {"packed": layout, **given}
+    with pytest.raises(Unpackable, match=f"Linear has .*{what}"):
+        packed_attention(nn.Linear(1, 1), *inputs(2), mask, **arguments)
+
+
+def test_the_models_own_attention_comes_back():
+    config = SimpleNamespace(_attn_implementation="sdpa")
+    model = nn.Linear(1, 1)
+    model.config = config
+    with attending_by_segment(model):
+        assert config._attn_implementation == "graft_packed"
+    assert config._attn_implementation == "sdpa"
+    with pytest.raises(ZeroDivisionError), attending_by_segment(model):
+        _ = 1 / 0
+    assert config._attn_implementation == "sdpa"
