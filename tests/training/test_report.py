@@ -9,7 +9,10 @@ from rich.console import Console
 from graft.errors import CheckpointError
 from graft.training.report import LogFile, Start, Terminal, draw_losses
 
-START = Start(step=0, steps=20, rows=1234, eval_rows=5, trainable=50, parameters=1000, device="cpu")
+START = Start(
+    step=0, steps=20, rows=1234, eval_rows=5, trainable=50, parameters=1000, device="cpu",
+    batches="rows are packed",
+)  # fmt: skip
 RECORD = {
     "step": 10,
     "epoch": 0.5,
@@ -45,11 +48,12 @@ def test_plain_lines_where_there_is_no_terminal():
     assert lines[0] == "[precision] float32"
     for fact in ("50 of 1,000", "5.00%", "1,234 rows", "5 to evaluate on", "20 steps", "cpu"):
         assert fact in lines[1]
-    assert "before training" in lines[2]
-    assert "perplexity 54.6" in lines[2]
+    assert lines[2] == "batches: rows are packed"
+    assert "before training" in lines[3]
+    assert "perplexity 54.6" in lines[3]
     for fact in ("10/20", "loss 2.3457", "lr 1.00e-04", "10 tokens/s", "0.50 GiB", "0:01:40 left"):
-        assert fact in lines[3]
-    assert len(lines) == 4
+        assert fact in lines[4]
+    assert len(lines) == 5
 
 
 def test_a_bar_on_a_terminal():

@@ -26,6 +26,7 @@ from graft.methods import METHODS
 from graft.training.batches import Batch, Collate, Order, Rows, make_batch, split, total_steps
 from graft.training.config import TrainConfig
 from graft.training.evaluate import evaluate
+from graft.training.forward import make_forward, without_dropout
 from graft.training.memory import peak_memory_gib, reset_peak_memory
 from graft.training.optimizer import (
     learning_rates,
@@ -177,6 +178,7 @@ class _Loop:
         rate = settings.learning_rate or METHODS[kind].learning_rate
         optimizer = make_optimizer(self.parameters, settings, rate)
         schedule = make_schedule(optimizer, settings, self.steps)
+        self.forward = make_forward(model, task_type)
         self.trained = Trained(self.model, optimizer, schedule, self.device)
         self.callbacks: list[Callback] = []
         self.records: list[Record] = []
@@ -218,7 +220,8 @@ class _Loop:
             self.model.train()
             self._mark = time.perf_counter()
             while self.progress.step < self.steps and not self._stopped_early:
-                self._step()
+                with without_dropout(self.model.base_model):
+                    self._step()
                 self._settle()
         finally:
             self._tell("on_end")
@@ -261,6 +264,7 @@ class _Loop:
             trainable=trainable,
             parameters=parameters,
             device=str(self.device),
+            batches=self.forward.how,
         )
 
     def _tell(self, event: str, *arguments: Any) -> None:
@@ -297,7 +301,7 @@ class _Loop:
 
     def _forward(self, batch: Batch) -> Tensor:
         inputs = {name: value.to(self.device) for name, value in batch.inputs.items()}
-        return self.model(**inputs).loss
+        return self.forward.loss(inputs, batch.targets)
 
     def _batches(self, step: int) -> list[Batch]:
         indices = self.order.step(step)

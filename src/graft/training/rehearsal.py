@@ -57,6 +57,7 @@ class DryRun:
             f"steps: {start.steps:,}{done}; {each:,} an epoch, each of {size * pieces:,} rows"
             + (f" ({pieces} batches of {size})" if pieces > 1 else ""),
             f"tokens: {tokens:,} an epoch, about {round(tokens * start.steps / each):,} in all",
+            f"batches: {start.batches}",
             f"learning rate: {spark(rates)} {train.lr_scheduler_type}, "
             f"{rates[0]:.3g} -> {rates[top]:.3g}{at_step} -> {rates[-1]:.3g}",
         ]

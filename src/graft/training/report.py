@@ -35,6 +35,7 @@ class Start:
         trainable: Parameters that learn.
         parameters: All parameters, these included.
         device: Where it happens.
+        batches: How batches meet the model: packed or padded, and why.
     """
 
     step: int
@@ -44,6 +45,7 @@ class Start:
     trainable: int
     parameters: int
     device: str
+    batches: str
 
 
 class Callback:
@@ -139,6 +141,7 @@ class Terminal(Callback):
             f"on {start.rows:,} rows{evaluated}; {start.steps:,} steps on {start.device}"
             + (f", {start.step:,} of them done" if start.step else "")
         )
+        self.note(f"batches: {start.batches}")
         self._steps = start.steps
         if self.console.is_terminal:
             columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[shown]}"))
