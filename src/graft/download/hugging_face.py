@@ -213,7 +213,7 @@ class HuggingFace:
                 ) from None
             if isinstance(cause, HfHubHTTPError):
                 raise self._refusal(name, cause) from None
-            raise self._unreachable(cause, fetching) from None
+            raise self._unreachable(name, cause, fetching) from None
         except EntryNotFoundError as error:
             path = "a file"
             if isinstance(error, HfHubHTTPError):
@@ -223,7 +223,7 @@ class HuggingFace:
             missing = error.response.status_code == 404  # as a mirror may say it
             raise (self._missing(name, kind) if missing else self._refusal(name, error)) from None
         except HTTPError as error:
-            raise self._unreachable(error, fetching) from None
+            raise self._unreachable(name, error, fetching) from None
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -265,7 +265,7 @@ class HuggingFace:
         reason = error.server_message or error.response.reason_phrase
         return ConfigError(f"{self.title} answers {status} for {name}: {reason}.")
 
-    def _unreachable(self, error: BaseException, fetching: bool) -> Unreachable:
+    def _unreachable(self, name: str, error: BaseException, fetching: bool) -> Unreachable:
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         if fetching:
             return Unreachable(
@@ -273,8 +273,8 @@ class HuggingFace:
                 "same again; what has arrived is kept."
             )
         return Unreachable(
-            f"{self.title} ({self.endpoint}) cannot be reached ({reason}): check the connection "
-            "and the proxy, or set HF_ENDPOINT to a mirror."
+            f"There is no folder {name} here, and {self.title} ({self.endpoint}) cannot be reached "
+            f"({reason}): check the connection and the proxy, or set HF_ENDPOINT to a mirror."
         )
 
     def _revisions(self, name: str, kind: Kind) -> list[str]:

@@ -182,8 +182,9 @@ class ModelScope:
                 return Unreachable(
                     f"The connection to {self.title} ({self.endpoint}) broke off: {again}."
                     if path
-                    else f"{self.title} ({self.endpoint}) cannot be reached: check the connection "
-                    "and the proxy, or set MODELSCOPE_ENDPOINT."
+                    else f"There is no folder {name} here, and {self.title} ({self.endpoint}) "
+                    "cannot be reached: check the connection and the proxy, or set "
+                    "MODELSCOPE_ENDPOINT."
                 )
             case OSError(errno=errno.ENOSPC | errno.EDQUOT):
                 return ConfigError(
