@@ -235,9 +235,7 @@ def test_a_hub_that_cannot_be_reached_but_for_the_cache(side, caplog):
     side.hub.add("org/name", FILES)
     folder = side.plan().fetch()
     side.hub.close()
-    with pytest.raises(
-        Unreachable, match=r"no folder org/other here, .* cannot be reached"
-    ):
+    with pytest.raises(Unreachable, match=r"no folder org/other here, .* cannot be reached"):
         side.plan("org/other")
     with caplog.at_level(logging.WARNING, "graft"):
         assert side.plan().fetch() == folder
