@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    ViTConfig,
+    ViTModel,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 from conformance.families import FAMILIES
 from graft import PeftModel, get_peft_model
@@ -85,6 +92,14 @@ def test_a_method_that_does_not_work_says_why():
         reads_tokens = cls.config_class.is_prompt_learning
         assert (found[method].problem is not None) == reads_tokens
         assert not reads_tokens or "goes through a Conv1d" in (found[method].problem or "")
+
+
+@pytest.mark.parametrize(("cls", "config"), [(ViTModel, ViTConfig()), (CLIPModel, CLIPConfig())])
+def test_models_of_pictures_take_what_acts_on_layers(cls, config):
+    with torch.device("meta"):
+        found = by_method(inspect(cls(config)).suggestions)
+    assert "reads no tokens" in (found["prompt_tuning"].problem or "")
+    assert found["lora"].adapter is not None
 
 
 def test_a_module_that_is_no_transformer():

@@ -66,6 +66,9 @@ def test_a_name_that_nothing_has_where_nothing_would_be_hit():
     found = inspect(tiny_llama(), regex="v_porj").regex
     assert found is not None
     assert len(found.advice) == 1  # it is said there
+    found = inspect(tiny_llama(), regex="zzz").regex
+    assert found is not None
+    assert len(found.advice) == 1  # with the names of layers, not of all modules
 
 
 def test_what_is_no_regular_expression():

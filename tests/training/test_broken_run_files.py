@@ -93,6 +93,11 @@ BROKEN: dict[str, tuple[str, str]] = {
         but(data="data:\n  train:\n    - a.jsonl\n    - {path: b.jsonl, weigth: 2}"),
         "There is no setting `data.train[1].weigth`. Did you mean weight?",
     ),
+    "another tool's keys of an entry": (
+        but(data="data:\n  train: [{path: a.jsonl, type: alpaca, num_samples: 9}]"),
+        "`data.train[0].type` is other tools' name; here it is `data.train[0].format`.\n"
+        "`data.train[0].num_samples` is other tools' name; here it is `data.train[0].max_rows`.",
+    ),
     "a number for a key": (
         but("3: x"),
         "There is no setting `3`. Valid: adapters, base_model, data, revision, task_type, train.",

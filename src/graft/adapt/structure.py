@@ -84,10 +84,16 @@ def is_causal(model: nn.Module) -> bool:
 
 
 def input_embeddings(model: Any) -> Any:
-    """The module that looks up the input embeddings (of the encoder, where there is one)."""
+    """The module that looks up the input embeddings (of the encoder, where there is one).
+
+    None where a model of several parts, such as CLIP, has none as a whole.
+    """
     owner = model.get_encoder() if is_encoder_decoder(model) else model
     getter = getattr(owner, "get_input_embeddings", None)  # FSMT's encoder has none
-    return model.get_input_embeddings() if getter is None else getter()
+    try:
+        return model.get_input_embeddings() if getter is None else getter()
+    except NotImplementedError:
+        return None
 
 
 def head_paths(model: nn.Module, task_type: TaskType | None) -> list[str]:
@@ -201,11 +207,12 @@ def base_shape(
             "model. LoRA, IA3 and BitFit work on any module."
         )
     embedding = input_embeddings(model)
-    if embedding.weight.ndim != 2:
+    weight = getattr(embedding, "weight", None)
+    if weight is None or weight.ndim != 2:
+        way = "" if embedding is None else f" (its input goes through a {type(embedding).__name__})"
         raise ConfigError(
-            f"{type(model).__name__} reads no tokens (its input goes through a "
-            f"{type(embedding).__name__}), so virtual tokens have no place in it. LoRA, IA3 and "
-            "BitFit work on any module."
+            f"{type(model).__name__} reads no tokens{way}, so virtual tokens have no place in it. "
+            "LoRA, IA3 and BitFit work on any module."
         )
     layers = getattr(config, "num_decoder_layers", None) or _size(config, "num_hidden_layers")
     if layers is None:
@@ -218,7 +225,6 @@ def base_shape(
     kv_heads = _size(config, "num_key_value_heads") or heads
     if getattr(config, "multi_query", False) and not hasattr(config, "num_key_value_heads"):
         kv_heads = 1
-    weight: Tensor = embedding.weight
     return BaseShape(
         hidden=hidden,
         num_layers=layers,

@@ -49,7 +49,7 @@ def try_regex(model: nn.Module, pattern: str) -> RegexTest:
     advice = unknown_names(regex, paths)
     if not layers:
         near = near_miss(regex, [path for path in paths if path in targets])
-        said = [sentence for sentence in advice if sentence not in near]
+        said = [sentence for sentence in advice if sentence.partition(".")[0] not in near]
         advice = [f"As target_modules it {near}", *said]
     return RegexTest(
         pattern=pattern,

@@ -29,6 +29,13 @@ __all__ = [
 
 _SECTIONS: dict[str, type[BaseModel]] = {"train": TrainConfig, "data": DataConfig}
 _SOURCES = ("train", "eval")  # of `data`, where an entry is a section of its own
+_OF_ENTRIES = {  # what axolotl and LLaMA-Factory call the settings of one
+    "type": "format",
+    "formatting": "format",
+    "name": "subset",
+    "num_samples": "max_rows",
+    **dict.fromkeys(("file_name", "data_files", "hf_hub_url", "ms_hub_url"), "path"),
+}
 _NO_NAME = (
     "`adapters` gives its adapter no name: write `adapters: {assistant: {method: ...}}`, with the "
     "settings below the name."
@@ -124,6 +131,8 @@ class _Walk:
         owners = methods_with(leaf)
         if section.startswith("adapters.") and owners:
             return f"`{path}` is a setting of {', '.join(owners)}, not of {self.method}."
+        if valid == list(SourceConfig.model_fields) and leaf in _OF_ENTRIES:
+            return f"`{path}` is other tools' name; here it is `{section}.{_OF_ENTRIES[leaf]}`."
         place = self._belongs(path, leaf, owners)
         if place:
             return f"`{path}` is in the wrong place; it belongs {place}."
