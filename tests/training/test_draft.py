@@ -218,6 +218,19 @@ def test_the_rows_say_what_the_model_is_for(tmp_path, base_folder, bert, t5, cas
     assert train(config).summary["steps"] == 2
 
 
+@pytest.mark.parametrize("method", ["lora", "ia3", "bitfit"])
+def test_targets_are_written_as_a_run_file_takes_them(tmp_path, bert, method):
+    """BERT's two `output.dense` are told apart by their whole paths, which have no short form."""
+    text = draft(bert, write(tmp_path / "rows.jsonl", CASES["a label for a text"][0]), method).text
+    own = text.replace("    # target_modules: [", "    target_modules: [")
+    assert (own != text) is (method != "ia3")
+    trained = [
+        train(load(tmp_path, each, f"output_dir={tmp_path / str(place)}", "max_steps=1"))
+        for place, each in enumerate((text, own))
+    ]
+    assert len({run.summary["trainable_parameters"] for run in trained}) == 1
+
+
 def test_who_asks_for_a_task_gets_it(tmp_path, base_folder):
     path = write(tmp_path / "rows.jsonl", CASES["a label for a text"][0])
     config = load(tmp_path, draft(str(base_folder), path, task_type="causal_lm").text)

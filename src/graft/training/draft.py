@@ -139,7 +139,7 @@ class _Text:
                 ("# lora_dropout", 0.05, "against learning few rows by heart"),
             )
         names = [hits.pattern for hits in self.chosen.adapter.patterns]
-        if names:
+        if names and not any("{" in name for name in names):  # folded paths are no patterns
             lines += _settings("    ", ("# target_modules", names, "taken where this is left out"))
         if self.chosen.method == "lora":
             about = "every linear layer: learns more, costs more"
