@@ -233,6 +233,12 @@ def test_a_regular_expression(graft, config_alone, capsys):
     assert f"{pattern} 7 model.layers .7" in lines
 
 
+@pytest.mark.parametrize("method", ["prompt_tuning", "p-tuning", "prefix_tuning"])
+def test_virtual_tokens_have_a_usual_number(graft, config_alone, capsys, method):
+    assert graft("inspect", config_alone, "--method", method) == 0
+    assert "20 virtual tokens in each row" in capsys.readouterr().out
+
+
 def test_virtual_tokens_and_a_new_head(graft, config_alone, capsys):
     words = ["--method", "prompt_tuning", "--num-virtual-tokens", "5", "--task-type", "SEQ_CLS"]
     assert graft("inspect", config_alone, *words) == 0
@@ -248,7 +254,7 @@ def test_virtual_tokens_and_a_new_head(graft, config_alone, capsys):
     [
         (["./nowhere"], "no folder ./nowhere"),
         (["BASE", "--method", "lroa"], "Did you mean lora"),
-        (["BASE", "--method", "prompt_tuning"], "num_virtual_tokens"),
+        (["BASE", "--method", "prompt_tuning", "--num-virtual-tokens", "0"], "num_virtual_tokens"),
         (["BASE", "--target-modules", "q_prj"], "q_proj"),
         (["BASE", "--target-modules", "q_("], "not a regular expression"),
         (["BASE", "--method", "lora", "rr=3"], "Did you mean r"),

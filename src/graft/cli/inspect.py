@@ -66,6 +66,7 @@ def inspect(
 
 def _config(method: str | None, task_type: str | None, settings: list[str]) -> PeftConfig | None:
     """The config that the command line describes; LoRA's where it names no method."""
+    from graft.inspection.adapters import usual_settings
     from graft.methods import make_config
     from graft.training.reading import parse_yaml
     from graft.training.runfile import split_overrides
@@ -80,7 +81,8 @@ def _config(method: str | None, task_type: str | None, settings: list[str]) -> P
         values[name] = (
             parse_yaml(text, place) if words is None else [parse_yaml(w, place) for w in words]
         )
-    return make_config(method or "lora", **{"task_type": task_type, **values})
+    method = method or "lora"
+    return make_config(method, **{"task_type": task_type, **usual_settings(method), **values})
 
 
 def _is_list(method: str, name: str, text: str) -> bool:

@@ -23,7 +23,15 @@ from graft.inspection.coverage import (
 )
 from graft.methods import METHODS, LayerAdapter, make_config
 
-__all__ = ["AdapterReport", "Suggestion", "added_numbers", "build", "report", "suggest"]
+__all__ = [
+    "AdapterReport",
+    "Suggestion",
+    "added_numbers",
+    "build",
+    "report",
+    "suggest",
+    "usual_settings",
+]
 
 _VIRTUAL_TOKENS = 20
 
@@ -101,12 +109,18 @@ def suggest(
     )
 
 
+def usual_settings(method: str) -> dict[str, int]:
+    """What a method cannot do without and has no default for: the number of virtual tokens."""
+    needing = {kind.lower() for kind in METHODS if METHODS[kind].config_class.is_prompt_learning}
+    named = method.lower().replace("-", "_")
+    return {"num_virtual_tokens": _VIRTUAL_TOKENS} if named in needing else {}
+
+
 def _suggestion(
     model: nn.Module, task_type: TaskType | None, parameters: int, kind: PeftType
 ) -> Suggestion:
     method = kind.lower()
-    needs_tokens = METHODS[kind].config_class.is_prompt_learning
-    settings = {"num_virtual_tokens": _VIRTUAL_TOKENS} if needs_tokens else {}
+    settings = usual_settings(method)
     config = make_config(method, task_type=task_type or TaskType.FEATURE_EXTRACTION, **settings)
     try:
         return Suggestion(method, settings, report(model, config, build(model, config), parameters))
