@@ -85,6 +85,7 @@ def test_trains_and_refuses_the_used_folder(run_file, tmp_path, capsys):
         "precision:",
         "data:",
         "training",
+        "batches: rows are packed",
         "evaluation, before",
         "step 2/4",
         "step 4/4",
@@ -109,7 +110,14 @@ def test_a_dry_run(run_file, tmp_path, capsys):
     settings, _, told = capsys.readouterr().out.partition("# the run")
     assert yaml.safe_load(settings)["train"]["seed"] == 7
     starts = ["precision:", "data:", "base model:", "adapter own:", "rows:", "steps: 4;", "tokens:"]
-    starts += ["learning rate:", "first batch:", "when:", f"writes to: {out}", "dry run:"]
+    starts += [
+        "batches:",
+        "learning rate:",
+        "first batch:",
+        "when:",
+        f"writes to: {out}",
+        "dry run:",
+    ]
     assert len(told.splitlines()[1:]) == len(starts)
     for line, start in zip(told.splitlines()[1:], starts, strict=True):
         assert line.startswith(start)
