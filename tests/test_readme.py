@@ -44,13 +44,13 @@ def test_shell_blocks(tmp_path):
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
-def test_the_recorded_session_is_of_these_commands(name):
+def test_what_is_recorded_is_of_these_commands(name):
     (script,) = blocks(name, "bash")
     assert (script,) == tuple(blocks(LANGUAGES[0], "bash"))
-    (session,) = blocks(name, "text")
-    typed = re.findall(r"^[$>] (.*)$", session, re.MULTILINE)
+    (recorded,) = blocks(name, "text")
+    typed = re.findall(r"^[$>] (.*)$", recorded, re.MULTILINE)
     assert "\n".join(typed) == script.rstrip("\n")
-    assert RECORD in session
+    assert RECORD in recorded
 
 
 @pytest.mark.parametrize("name", LANGUAGES)
