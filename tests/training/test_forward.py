@@ -96,6 +96,12 @@ def test_it_is_the_models_own_loss(make, config, task, labels, how):
             assert torch.allclose(own, other, atol=1e-6)
 
 
+def test_rows_are_packed_where_that_was_measured():
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2)).to("meta")
+    how = make_forward(model, TaskType.CAUSAL_LM).how
+    assert how == "rows are padded (packing has not been measured on meta)"
+
+
 def trained(model: nn.Module) -> list[nn.Parameter]:
     return [p for p in model.parameters() if p.requires_grad]
 

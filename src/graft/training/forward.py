@@ -44,6 +44,10 @@ class Forward(ABC):
 
 def make_forward(model: PeftModel, task_type: TaskType) -> Forward:
     """The leanest way that gives the model's own results; see `graft.packing.proof`."""
+    kind = next(model.base_model.parameters()).device.type
+    if kind != "cpu":
+        # Segments are attended to one by one: on a GPU that may cost more than padding.
+        return _Padded(model, f"packing has not been measured on {kind}")
     try:
         if task_type is TaskType.CAUSAL_LM:
             return _Rows(proven_forward(model))
