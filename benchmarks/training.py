@@ -153,9 +153,7 @@ def with_graft(job: dict[str, Any], model: Any, rows: list[Any]) -> dict[str, An
         Site.fuses = False
     if left_out == "packing":
         loop.make_forward = lambda model, task: forward._Padded(model, "left out")
-    name, settings = METHODS[job["method"]]
-    settings = {"task_type": "CAUSAL_LM", **settings, **TARGETS.get(key_of(job), {})}
-    adapted = graft.get_peft_model(model, getattr(graft, name)(**settings))
+    adapted = graft.get_peft_model(model, adapter_config(graft, job))
 
     class Clock(Callback):
         def __init__(self) -> None:
@@ -208,8 +206,6 @@ def with_trl(job: dict[str, Any], model: Any, rows: list[Any]) -> dict[str, Any]
     import peft
     import trl
 
-    name, settings = METHODS[job["method"]]
-    settings = {"task_type": "CAUSAL_LM", **settings, **TARGETS.get(key_of(job), {})}
     meter = Meter()
     rows = in_order(rows)
     longest = BATCH * max(LENGTHS) // 4  # tokens of a packed row: about those of a batch
@@ -217,21 +213,13 @@ def with_trl(job: dict[str, Any], model: Any, rows: list[Any]) -> dict[str, Any]
         trainer = trl.SFTTrainer(
             model=model,
             args=trl.SFTConfig(
-                output_dir=folder,
+                **trainer_settings(job, folder),
                 per_device_train_batch_size=1,
                 max_length=longest,
                 packing=True,
-                num_train_epochs=1,
-                learning_rate=1e-4,
-                logging_steps=1,
-                save_strategy="no",
-                report_to=[],
-                use_cpu=True,
-                bf16=False,
-                gradient_checkpointing=job["checkpointing"],
             ),
             train_dataset=datasets.Dataset.from_list(rows),
-            peft_config=getattr(peft, name)(**settings),
+            peft_config=adapter_config(peft, job),
             callbacks=[trainer_clock(meter)],
         )
         packed = trainer.train_dataset
@@ -247,9 +235,7 @@ def with_trl(job: dict[str, Any], model: Any, rows: list[Any]) -> dict[str, Any]
 def with_peft(job: dict[str, Any], model: Any) -> Any:
     import peft
 
-    name, settings = METHODS[job["method"]]
-    settings = {"task_type": "CAUSAL_LM", **settings, **TARGETS.get(key_of(job), {})}
-    return peft.get_peft_model(model, getattr(peft, name)(**settings))
+    return peft.get_peft_model(model, adapter_config(peft, job))
 
 
 def run_trainer(
@@ -262,17 +248,9 @@ def run_trainer(
     meter = Meter()
     with tempfile.TemporaryDirectory() as folder:
         arguments = transformers.TrainingArguments(
-            output_dir=folder,
+            **trainer_settings(job, folder),
             per_device_train_batch_size=BATCH,
-            num_train_epochs=1,
-            learning_rate=1e-4,
-            logging_steps=1,
-            save_strategy="no",
-            report_to=[],
-            use_cpu=True,
             disable_tqdm=True,
-            bf16=job["runner"].endswith("autocast"),
-            gradient_checkpointing=job["checkpointing"],
         )
         trainer = trainer_class(
             model=model,
@@ -345,8 +323,26 @@ def in_order(rows: list[Any]) -> list[Any]:
     return [rows[i] for step in range(order.steps_per_epoch) for i in order.step(step)]
 
 
-def key_of(job: dict[str, Any]) -> tuple[str, str]:
-    return job["model"], job["method"]
+def adapter_config(package: Any, job: dict[str, Any]) -> Any:
+    """The config of the job's method, of graft's or of PEFT's class."""
+    name, settings = METHODS[job["method"]]
+    targets = TARGETS.get((job["model"], job["method"]), {})
+    return getattr(package, name)(**{"task_type": "CAUSAL_LM", **settings, **targets})
+
+
+def trainer_settings(job: dict[str, Any], folder: str) -> dict[str, Any]:
+    """What both of the peers' trainers are told."""
+    return {
+        "output_dir": folder,
+        "num_train_epochs": 1,
+        "learning_rate": 1e-4,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "bf16": job["runner"].endswith("autocast"),
+        "gradient_checkpointing": job["checkpointing"],
+    }
 
 
 # --- all of them ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.adapt.routing import RowGroup
-from graft.packing.attention import Unpackable, attending_by_segment
+from graft.packing.attention import Unpackable, attending_by_segment, attention_configs
 from graft.packing.attention import _attention as packed_attention
 from graft.packing.layout import Layout
 
@@ -92,9 +92,9 @@ def test_the_models_own_attention_comes_back():
     config = SimpleNamespace(_attn_implementation="sdpa")
     model = nn.Linear(1, 1)
     model.config = config
-    with attending_by_segment(model):
+    with attending_by_segment(attention_configs(model)):
         assert config._attn_implementation == "graft_packed"
     assert config._attn_implementation == "sdpa"
-    with pytest.raises(ZeroDivisionError), attending_by_segment(model):
+    with pytest.raises(ZeroDivisionError), attending_by_segment(attention_configs(model)):
         _ = 1 / 0
     assert config._attn_implementation == "sdpa"

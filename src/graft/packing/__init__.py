@@ -9,7 +9,14 @@ model whether it can be packed at all. What goes into a batch, and what becomes 
 
 from graft.packing.attention import Unpackable
 from graft.packing.forward import PackedForward
-from graft.packing.layers import PackedLayers
+from graft.packing.layers import PackedLayers, without_cache
 from graft.packing.proof import proven_forward, proven_layers
 
-__all__ = ["PackedForward", "PackedLayers", "Unpackable", "proven_forward", "proven_layers"]
+__all__ = [
+    "PackedForward",
+    "PackedLayers",
+    "Unpackable",
+    "proven_forward",
+    "proven_layers",
+    "without_cache",
+]

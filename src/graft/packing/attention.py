@@ -7,7 +7,7 @@ reaches it among the keyword arguments of the forward.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,7 @@ from transformers.masking_utils import AttentionMaskInterface
 from graft.errors import GraftError
 from graft.packing.layout import Layout
 
-__all__ = ["Unpackable", "attending_by_segment"]
+__all__ = ["Unpackable", "attending_by_segment", "attention_configs"]
 
 _NAME = "graft_packed"
 
@@ -28,21 +28,25 @@ class Unpackable(GraftError):
     """A model, or a layer of it, that cannot run on packed rows; batches are padded then."""
 
 
+def attention_configs(model: nn.Module) -> list[Any]:
+    """The configs by which the modules of `model` choose their attention, each once."""
+    owners: list[Any] = list(model.modules())
+    return list({id(m.config): m.config for m in owners if hasattr(m, "config")}.values())
+
+
 @contextmanager
-def attending_by_segment(model: nn.Module) -> Iterator[None]:
-    """Let all attention of `model` be the one of this module, inside the block."""
+def attending_by_segment(configs: Sequence[Any]) -> Iterator[None]:
+    """Let attention that `configs` choose be the one of this module, inside the block."""
     AttentionInterface.register(_NAME, _attention)
     AttentionMaskInterface.register(_NAME, _no_mask)
-    owners: list[Any] = [model, *model.modules()]
-    configs = {id(m.config): m.config for m in owners if hasattr(m, "config")}
-    before = {key: config._attn_implementation for key, config in configs.items()}
-    for config in configs.values():
+    before = [config._attn_implementation for config in configs]
+    for config in configs:
         config._attn_implementation = _NAME
     try:
         yield
     finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
+        for config, own in zip(configs, before, strict=True):
+            config._attn_implementation = own
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

@@ -19,8 +19,7 @@ from graft.adapt.model import PeftModel
 from graft.adapt.recomputation import route_recomputation
 from graft.adapt.routing import RowGroup
 from graft.adapt.structure import cache_owner, input_embeddings, is_causal
-from graft.methods import PrefixAdapter, PromptAdapter
-from graft.packing.attention import Unpackable, attending_by_segment
+from graft.packing.attention import Unpackable, attending_by_segment, attention_configs
 from graft.packing.layout import Layout
 from graft.packing.loss import Head, chunked_cross_entropy
 
@@ -45,6 +44,7 @@ class PackedForward:
         if not is_causal(self.base):
             raise Unpackable(f"{type(self.base).__name__} is no causal decoder.")
         self.backbone: Any = cache_owner(self.base)
+        self.configs = attention_configs(self.base)
         self._found: dict[tuple[str, ...], list[Tensor]] = {}
         names = inspect.signature(self.backbone.forward).parameters
         kinds = {p.kind for p in names.values()}
@@ -117,15 +117,10 @@ class PackedForward:
         self, groups: Sequence[RowGroup]
     ) -> tuple[list[Tensor | None], list[Tensor | None]]:
         """Of each group its virtual tokens [N, D] and its prefix [L, 2, H, N, K], or None."""
-        prompts: list[Tensor | None] = []
-        prefixes: list[Tensor | None] = []
-        for group in groups:
-            virtual = [self.model.adapters[name].virtual_tokens for name in group.adapters]
-            own = [v.embeddings() for v in virtual if isinstance(v, PromptAdapter)]
-            kv = [v.key_values() for v in virtual if isinstance(v, PrefixAdapter)]
-            prompts.append(torch.cat(own) if own else None)
-            prefixes.append(torch.cat(kv, dim=3) if kv else None)
-        return prompts, prefixes
+        if not self.model.has_virtual_tokens(groups):
+            return [None] * len(groups), [None] * len(groups)
+        composition = self.model.compose(groups, text=0)
+        return composition.prompts, composition.prefixes
 
     def _hidden(self, layout: Layout, rows: Sequence[Tensor], prompts: Sequence[Tensor]) -> Any:
         """What the backbone returns for the packed rows."""
@@ -142,7 +137,7 @@ class PackedForward:
         device = self.base.device
         with (
             self.model.router.use(
-                layout.groups, packed=True, within=lambda: attending_by_segment(self.base)
+                layout.groups, packed=True, within=lambda: attending_by_segment(self.configs)
             ),
             self._writing(layout, prompts),
         ):

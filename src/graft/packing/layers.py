@@ -17,10 +17,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from graft.adapt.model import PeftModel
 from graft.adapt.structure import is_causal, is_encoder_decoder
-from graft.packing.attention import Unpackable, attending_by_segment
+from graft.packing.attention import Unpackable, attending_by_segment, attention_configs
 from graft.packing.layout import Layout
 
-__all__ = ["PackedLayers"]
+__all__ = ["PackedLayers", "without_cache"]
 
 
 class PackedLayers:
@@ -50,6 +50,7 @@ class PackedLayers:
         if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in takes):
             raise Unpackable(f"{name} has layers that hand nothing on to their attention.")
         self.causal = is_causal(self.base)
+        self.configs = attention_configs(self.base)
 
     @contextmanager
     def packing(
@@ -75,6 +76,12 @@ class PackedLayers:
             batch.close()
             for handle in handles:
                 handle.remove()
+
+
+def without_cache(model: PeftModel) -> dict[str, bool]:
+    """The argument by which a forward of the base model keeps no cache, where it takes one."""
+    takes = inspect.signature(model.base_model.forward).parameters
+    return {"use_cache": False} if "use_cache" in takes else {}
 
 
 def _is_stack(modules: nn.ModuleList) -> bool:
@@ -109,7 +116,9 @@ class _Batch:
             for name, value in kwargs.items()
         }
         self._inside = model.router.use(
-            self._layout.groups, packed=True, within=lambda: attending_by_segment(self.owner.base)
+            self._layout.groups,
+            packed=True,
+            within=lambda: attending_by_segment(self.owner.configs),
         )
         self._inside.__enter__()
         return (hidden, *(None for _ in others)), {**given, "packed": self._layout}

@@ -6,7 +6,6 @@ training begins: their results must agree, and must not change with what the oth
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ from graft.adapt.compose import IGNORE
 from graft.adapt.model import PeftModel
 from graft.packing.attention import Unpackable
 from graft.packing.forward import PackedForward
-from graft.packing.layers import PackedLayers
+from graft.packing.layers import PackedLayers, without_cache
 
 __all__ = ["proven_forward", "proven_layers"]
 
@@ -44,7 +43,7 @@ def proven_forward(model: PeftModel) -> PackedForward:
     def on_padded(ids: Tensor, mask: Tensor) -> Tensor:
         device = packed.base.device
         given = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        logits = model(**given, **_without_cache(model)).logits
+        logits = model(**given, **without_cache(model)).logits
         labels = ids.to(device).masked_fill(mask.to(device) == 0, IGNORE)[:, 1:]
         losses = torch.nn.functional.cross_entropy(
             logits[:, :-1].float().transpose(1, 2), labels, reduction="none"
@@ -66,7 +65,7 @@ def proven_layers(model: PeftModel) -> PackedLayers:
     def on_padded(ids: Tensor, mask: Tensor) -> Tensor:
         device = packed.base.device
         ids, mask = ids.to(device), mask.to(device)
-        given = {"input_ids": ids, "attention_mask": mask, **_without_cache(model)}
+        given = {"input_ids": ids, "attention_mask": mask, **without_cache(model)}
         outputs: Mapping[str, Any] = model(**given)
         first = next(value for value in outputs.values() if isinstance(value, Tensor))
         if first.shape[:2] == mask.shape:  # results of tokens; those of pads are nobody's
@@ -79,11 +78,6 @@ def proven_layers(model: PeftModel) -> PackedLayers:
 
     _prove(model, on_packed, on_padded)
     return packed
-
-
-def _without_cache(model: PeftModel) -> dict[str, bool]:
-    takes = inspect.signature(model.base_model.forward).parameters
-    return {"use_cache": False} if "use_cache" in takes else {}
 
 
 @torch.no_grad()

@@ -5,11 +5,9 @@ A model is tried before its first step; what it cannot do is told, and its batch
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,6 +19,7 @@ from graft.packing import (
     Unpackable,
     proven_forward,
     proven_layers,
+    without_cache,
 )
 
 __all__ = ["Forward", "make_forward", "without_dropout"]
@@ -79,8 +78,7 @@ class _Layers(Forward):
 
     def __init__(self, packed: PackedLayers) -> None:
         self.packed = packed
-        takes = inspect.signature(packed.model.base_model.forward).parameters
-        self.options: dict[str, Any] = {"use_cache": False} if "use_cache" in takes else {}
+        self.options = without_cache(packed.model)
 
     def loss(self, inputs: Inputs, targets: int) -> Tensor:
         with self.packed.packing(inputs["attention_mask"]):

@@ -219,10 +219,10 @@ class _Loop:
                     self.progress.eval_before = self._evaluate()
             self.model.train()
             self._mark = time.perf_counter()
-            while self.progress.step < self.steps and not self._stopped_early:
-                with without_dropout(self.model.base_model):
+            with without_dropout(self.model.base_model):
+                while self.progress.step < self.steps and not self._stopped_early:
                     self._step()
-                self._settle()
+                    self._settle()
         finally:
             self._tell("on_end")
         with torch.no_grad():
