@@ -24,8 +24,8 @@ LEVELS = [
     {"adapt"},
     {"auto", "packing"},
     {"data", "environment", "inspection", "training"},
-    {"inference", "demo"},
-    {"merging"},
+    {"inference", "demo", "planning"},
+    {"merging", "comparison"},
     {"cli"},
 ]
 SIDEWAYS = {("environment", "data"), ("training", "data"), ("training", "inspection")}
