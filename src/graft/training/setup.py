@@ -20,9 +20,17 @@ from graft.atomic import require_room, write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
 from graft.errors import ConfigError
-from graft.hub import LABELS_NAME, load_model, load_tokenizer, local_folder, resolve
+from graft.hub import (
+    LABELS_NAME,
+    load_config,
+    load_model,
+    load_tokenizer,
+    local_folder,
+    resolve,
+)
 from graft.training.config import RunConfig
 from graft.training.positions import room_for_text, within
+from graft.training.precision import base_in_bf16
 from graft.training.state import Store, checkpoints
 
 __all__ = ["Setup", "set_up"]
@@ -98,7 +106,7 @@ def set_up(config: RunConfig, resume: bool, tell: Callable[[str], None]) -> Setu
         _refuse_used(output_dir)
     if local_folder(config.base_model) is not None:  # a download comes after what is quick to see
         resolve(config.base_model)
-    bf16, why = _precision(config.train.bf16)
+    bf16, why = base_in_bf16(config.train.bf16, load_config(config.base_model, config.revision))
     config = config.resolved(bf16)
     notes = [f"precision: {'bfloat16' if bf16 else 'float32'} ({why})"]
 
@@ -139,18 +147,6 @@ def _refuse_used(output_dir: Path) -> None:
             f"{output_dir} is not empty. Go on with the run in it (--resume), replace that run "
             "(train.overwrite_output_dir=true), or give another train.output_dir."
         )
-
-
-def _precision(wanted: bool | None) -> tuple[bool, str]:
-    """Whether to hold the base model in bfloat16, and why."""
-    if wanted is not None:
-        return wanted, "as the run file says"
-    if not torch.cuda.is_available():
-        return False, "no CUDA GPU found"
-    name = torch.cuda.get_device_name()
-    if torch.cuda.is_bf16_supported(including_emulation=False):
-        return True, f"{name} computes in it"
-    return False, f"{name} does not compute in bfloat16"
 
 
 def _about(data: PreparedData, config: RunConfig) -> str:
