@@ -7,8 +7,8 @@ at ids (for positions, for the last token of a row) see ids. Prefixes go in as a
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -54,13 +54,27 @@ class Composer:
         prompts: Mapping[str, PromptAdapter],
         prefixes: Mapping[str, PrefixAdapter],
         text: int,
+        drawing: Callable[[str], AbstractContextManager],
     ) -> Composition:
-        """Run the prompt and prefix modules of each group's adapters, once."""
+        """Run the prompt and prefix modules of each group's adapters, once.
+
+        Args:
+            groups: The row groups.
+            prompts: The prompts by adapter.
+            prefixes: The prefixes by adapter.
+            text: Columns of the batch.
+            drawing: What surrounds the modules of an adapter: its random numbers.
+        """
+
+        def made(name: str, make: Callable[[], Tensor]) -> Tensor:
+            with drawing(name):
+                return make()
+
         tokens: list[Tensor | None] = []
         caches: list[Tensor | None] = []
         for group in groups:
-            own = [prompts[name].embeddings() for name in group.adapters if name in prompts]
-            kv = [prefixes[name].key_values() for name in group.adapters if name in prefixes]
+            own = [made(n, prompts[n].embeddings) for n in group.adapters if n in prompts]
+            kv = [made(n, prefixes[n].key_values) for n in group.adapters if n in prefixes]
             tokens.append(torch.cat(own) if own else None)
             caches.append(torch.cat(kv, dim=3) if kv else None)
         return Composition(groups, tokens, caches, text, left=self.causal)

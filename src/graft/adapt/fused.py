@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from graft.methods.affine import dropped
+
 __all__ = ["Update", "low_rank_update"]
 
 
@@ -31,6 +33,7 @@ class Update:
         B: [O, R], or None.
         scaling: Its factor.
         dropout: Probability of dropout on its input.
+        seed: What the mask follows from; None: torch's generator gives one.
     """
 
     rows: int
@@ -38,6 +41,7 @@ class Update:
     B: Tensor | None = None
     scaling: float = 1.0
     dropout: float = 0.0
+    seed: int | None = None
 
 
 def low_rank_update(x: Tensor, y: Tensor, weight: Tensor, updates: Sequence[Update]) -> Tensor:
@@ -116,14 +120,12 @@ def _slices(updates: Sequence[Update]) -> list[slice]:
 
 
 def _seed(update: Update) -> int | None:
-    """Of the dropout mask, drawn where torch's own dropout draws."""
-    return int(torch.randint(2**62, ())) if update.dropout else None
+    """Of the dropout mask; drawn, if it is not given, where torch's own dropout draws."""
+    if not update.dropout:
+        return None
+    return int(torch.randint(2**62, ())) if update.seed is None else update.seed
 
 
 def _dropped(x: Tensor, dropout: float, seed: int | None) -> Tensor:
-    """`x` with dropout by `seed`."""
-    if seed is None:
-        return x
-    dice = torch.Generator(x.device).manual_seed(seed)
-    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    return x * mask.bernoulli_(1 - dropout, generator=dice).div_(1 - dropout)
+    """`x` with dropout by `seed`; None: without."""
+    return x if seed is None else dropped(x, dropout, seed)

@@ -101,7 +101,7 @@ class PeftModel(AttachedAdapters):
         prompts = {n: v for n, v in virtual.items() if isinstance(v, PromptAdapter)}
         prefixes = {n: v for n, v in virtual.items() if isinstance(v, PrefixAdapter)}
         assert self._composer is not None
-        return self._composer.composition(groups, prompts, prefixes, text)
+        return self._composer.composition(groups, prompts, prefixes, text, self.router.drawing)
 
     def forward(
         self, *args: Any, adapter_names: Sequence[str | Sequence[str]] | None = None, **kwargs: Any

@@ -200,7 +200,8 @@ class ParameterSite(Routed):
         out: dict[str, list[Affine]] = {}
         for name in names:
             for path, adapter in self.adapters[name].items():
-                out.setdefault(path, []).append(adapter.affine(self.views[path]))
+                affine = adapter.affine(self.views[path])
+                out.setdefault(path, []).append(self.router.seeded(affine, name, path))
         return out
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from transformers import Cache
 
 from graft.errors import ConfigError, did_you_mean
+from graft.methods import Affine
 
 __all__ = ["BASE", "Router", "RowGroup", "each_once", "group_rows", "in_group_order"]
 
@@ -32,11 +34,20 @@ class RowGroup:
 
 
 class Router:
-    """The routing of the current forward, shared by every site of one model."""
+    """The routing of the current forward, shared by every site of one model.
+
+    Attributes:
+        groups: The row groups.
+        packed: Whether they are groups of tokens in a batch of one row.
+        noise: By adapter a number from which its dropout follows, whatever other rows the batch
+            has; an adapter without one draws from torch's generator.
+    """
 
     def __init__(self) -> None:
         self.groups: tuple[RowGroup, ...] = ()
         self.packed = False
+        self.noise: Mapping[str, int] = {}
+        self._source: tuple[RowGroup, ...] = ()
         self._within: Callable[[], AbstractContextManager] = nullcontext
 
     @contextmanager
@@ -45,6 +56,7 @@ class Router:
         groups: Sequence[RowGroup],
         packed: bool = False,
         within: Callable[[], AbstractContextManager] = nullcontext,
+        source: Sequence[RowGroup] = (),
     ) -> Iterator[None]:
         """Route by `groups` inside the block; restore what was.
 
@@ -52,14 +64,36 @@ class Router:
             groups: The row groups.
             packed: Whether they are groups of tokens in a batch of one row [1, S, ...].
             within: What else surrounds the forward, and its recomputation.
+            source: The same groups in the packed tokens of the encoder, which a decoder's cross
+                attention reads besides; they are told apart by how many tokens there are.
         """
-        previous = self.groups, self.packed, self._within
+        previous = self.groups, self.packed, self._within, self._source
         self.groups, self.packed, self._within = tuple(groups), packed, within
+        self._source = tuple(source)
         try:
             with within():
                 yield
         finally:
-            self.groups, self.packed, self._within = previous
+            self.groups, self.packed, self._within, self._source = previous
+
+    def seeded(self, affine: Affine, adapter: str, place: str) -> Affine:
+        """`affine` of `adapter`, with the seed of its dropout at `place` where there is one."""
+        if not affine.dropout or adapter not in self.noise:
+            return affine
+        return replace(affine, seed=self._seed(adapter, place))
+
+    @contextmanager
+    def drawing(self, adapter: str) -> Iterator[None]:
+        """Let the modules of `adapter` draw from its own noise inside the block."""
+        if adapter not in self.noise:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed(adapter, "prompt"))
+            yield
+
+    def _seed(self, adapter: str, place: str) -> int:
+        return (self.noise[adapter] * 1_000_003 + zlib.crc32(place.encode())) % 2**63
 
     def axis(self, tensor: Tensor) -> int:
         """The dimension of `tensor` along which groups stand."""
@@ -67,20 +101,23 @@ class Router:
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """`context_fn` of `torch.utils.checkpoint`: recompute under the routing of the forward."""
-        return nullcontext(), self.use(self.groups, self.packed, self._within)
+        return nullcontext(), self.use(self.groups, self.packed, self._within, self._source)
 
     def sizes(self, rows: int) -> list[int]:
         """Rows per group in a tensor whose first dimension is `rows`.
 
         A layer may see a multiple of the batch (beams, rows flattened with tokens): groups scale.
         """
-        factor, rest = divmod(rows, self.groups[-1].rows.stop)
+        groups = self.groups
+        if self._source and rows == self._source[-1].rows.stop:
+            groups = self._source
+        factor, rest = divmod(rows, groups[-1].rows.stop)
         if rest:
             raise ConfigError(
-                f"A layer got {rows} rows where the batch has {self.groups[-1].rows.stop}; rows "
+                f"A layer got {rows} rows where the batch has {groups[-1].rows.stop}; rows "
                 "with different adapters cannot be told apart there. Use one adapter per batch."
             )
-        return [group.size * factor for group in self.groups]
+        return [group.size * factor for group in groups]
 
 
 def group_rows(

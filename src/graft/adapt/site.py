@@ -85,12 +85,15 @@ class Site:
     def _parts(self) -> list[list[Affine]]:
         return [
             [
-                self.adapters[name].affine(self.layer)
+                self._affine(name)
                 for name in group.adapters
                 if name in self.adapters and name not in self.merged
             ]
             for group in self.router.groups
         ]
+
+    def _affine(self, name: str) -> Affine:
+        return self.router.seeded(self.adapters[name].affine(self.layer), name, self.layer.path)
 
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -136,7 +139,7 @@ class Site:
         rows = x.numel() // x.shape[-1]
         sizes = [rows] if len(parts) == 1 else self.router.sizes(rows)
         updates = [
-            Update(size, group[0].A, group[0].B, group[0].scaling, group[0].dropout)
+            Update(size, group[0].A, group[0].B, group[0].scaling, group[0].dropout, group[0].seed)
             if group
             else Update(size)
             for size, group in zip(sizes, parts, strict=True)

@@ -18,7 +18,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from graft.methods.base import Layer
 
-__all__ = ["Affine", "merged"]
+__all__ = ["Affine", "dropped", "merged"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Affine:
         scaling: Factor of the low-rank update.
         shift: [O], added to the output.
         dropout: Probability of dropout on the input of `A`; a merge leaves it out.
+        seed: What its mask follows from; None: torch's generator.
     """
 
     in_scale: Tensor | None = None
@@ -46,6 +47,7 @@ class Affine:
     scaling: float = 1.0
     shift: Tensor | None = None
     dropout: float = 0.0
+    seed: int | None = None
 
     @property
     def is_low_rank(self) -> bool:
@@ -72,7 +74,7 @@ class Affine:
         if self.out_scale is not None:
             y = y * layer.over_outputs(self.out_scale).to(y.dtype)
         if self.A is not None and self.B is not None:
-            h = F.dropout(x, self.dropout) if self.dropout else x
+            h = dropped(x, self.dropout, self.seed) if self.dropout else x
             low = layer.project(h, self.A) * self.scaling  # [..., R]
             y = y + layer.expand(low, self.B).to(y.dtype)
         if self.shift is not None:
@@ -86,7 +88,7 @@ class Affine:
         """
         if not self.dropout or self.A is None:
             return self
-        kept = F.dropout(torch.ones_like(self.A[..., :1, :]), self.dropout)
+        kept = dropped(torch.ones_like(self.A[..., :1, :]), self.dropout, self.seed)
         return replace(self, A=self.A * kept, dropout=0.0)
 
     def delta(self) -> Tensor | None:
@@ -95,6 +97,15 @@ class Affine:
             return None
         wide = torch.promote_types(self.A.dtype, torch.float32)
         return self.scaling * (self.B.to(wide) @ self.A.to(wide))
+
+
+def dropped(x: Tensor, dropout: float, seed: int | None) -> Tensor:
+    """`x` with dropout, by a mask that follows from `seed` or is torch's next one."""
+    if seed is None:
+        return F.dropout(x, dropout)
+    dice = torch.Generator(x.device).manual_seed(seed)
+    mask = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    return x * mask.bernoulli_(1 - dropout, generator=dice).div_(1 - dropout)
 
 
 def merged(layer: Layer, affines: Sequence[Affine]) -> tuple[Tensor, Tensor | None]:

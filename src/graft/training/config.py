@@ -6,16 +6,37 @@ overrides on the command line and the wording of errors are `runfile`'s.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from graft.config import PeftConfig, TaskType
 from graft.data.config import DataConfig
 from graft.methods import METHODS, make_config
 
-__all__ = ["AdapterSettings", "RunConfig", "TrainConfig"]
+__all__ = ["OF_THE_RUN", "AdapterSettings", "RunConfig", "TrainConfig"]
+
+# Settings of `train` that all adapters of a run share, as they share the base model.
+OF_THE_RUN = (
+    "output_dir",
+    "overwrite_output_dir",
+    "bf16",
+    "gradient_checkpointing",
+    "tokens_per_pass",
+    "save_total_limit",
+)
 
 # transformers' schedules that are a function of the step alone, so that a run can resume.
 Schedule = Literal[
@@ -121,6 +142,10 @@ class TrainConfig(BaseModel):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
 
+    tokens_per_pass: int | None = Field(default=None, ge=1)
+    """Most tokens in one forward pass that several adapters share; None: as many as the largest
+    batch of any of them has. A batch that is larger by itself has a pass of its own."""
+
     @field_validator("output_dir")
     @classmethod
     def _at_home(cls, folder: str | None) -> str | None:
@@ -157,6 +182,12 @@ class AdapterSettings(BaseModel):
     learning_rate: float | None = Field(default=None, gt=0)
     """Takes the place of `train.learning_rate` for this adapter."""
 
+    data: dict[str, Any] = {}
+    """Settings that take the place of those in the run's `data` for this adapter."""
+
+    train: dict[str, Any] = {}
+    """Settings that take the place of those in the run's `train` for this adapter."""
+
     def peft_config(self, task_type: TaskType) -> PeftConfig:
         """The config that `get_peft_model` takes.
 
@@ -169,6 +200,24 @@ class AdapterSettings(BaseModel):
     def _fields_exist(self) -> Self:
         make_config(self.method, **(self.model_extra or {}))
         return self
+
+    @field_validator("train")
+    @classmethod
+    def _its_own(cls, train: dict[str, Any]) -> dict[str, Any]:
+        for name in OF_THE_RUN:
+            if name in train:
+                raise ValueError(
+                    f"{name} is the same for all adapters of a run; set it in the run's `train`"
+                )
+        return train
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_said(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {
+            name: value
+            for name, value in write(self).items()
+            if value or name not in ("data", "train")
+        }
 
 
 class RunConfig(BaseModel):
@@ -186,7 +235,7 @@ class RunConfig(BaseModel):
     """What the base model is for: `CAUSAL_LM`, `SEQ_CLS`, `SEQ_2_SEQ_LM`, ..."""
 
     adapters: dict[str, AdapterSettings]
-    """The adapters to train, by name."""
+    """The adapters to train, by name: one, or several at once on the same base model."""
 
     data: DataConfig
     """What to learn from."""
@@ -196,14 +245,19 @@ class RunConfig(BaseModel):
 
     @field_validator("adapters")
     @classmethod
-    def _one_adapter(cls, adapters: dict[str, AdapterSettings]) -> dict[str, AdapterSettings]:
+    def _names_work(cls, adapters: dict[str, AdapterSettings]) -> dict[str, AdapterSettings]:
         if not adapters:
             raise ValueError("name one adapter, such as `assistant: {method: lora}`")
-        if len(adapters) > 1:
-            raise ValueError(
-                f"this version trains one adapter a run, the file names {len(adapters)} "
-                f"({', '.join(adapters)}); give each a run of its own"
-            )
+        taken: dict[str, str] = {}
+        for name in adapters if len(adapters) > 1 else ():  # each has a folder of its name
+            if not re.fullmatch(r"[\w-][\w -]*", name) or name.startswith("checkpoint-"):
+                raise ValueError(
+                    f"{name!r} cannot be the name of one of several adapters, as it names a "
+                    "folder: use letters, digits, - and _, and do not begin with `checkpoint-`"
+                )
+            other = taken.setdefault(name.casefold(), name)
+            if other != name:
+                raise ValueError(f"{other!r} and {name!r} would be the same folder on some systems")
         return adapters
 
     @field_validator("train")
@@ -213,14 +267,74 @@ class RunConfig(BaseModel):
             raise ValueError("output_dir is missing: the folder for the adapter and the log")
         return train
 
+    @model_validator(mode="after")
+    def _each_works_alone(self) -> Self:
+        for name, own in self.adapters.items():
+            try:
+                self.alone(name)
+            except ValidationError as error:
+                said = error.errors()[0]
+                where = ".".join(str(part) for part in said["loc"])
+                message = str(said.get("ctx", {}).get("error", said["msg"]))
+                about = f"{where}: " if where else ""
+                raise ValueError(f"adapter {name!r}: {about}{message}") from None
+            if own.learning_rate is not None and "learning_rate" in own.train:
+                raise ValueError(f"adapter {name!r} has two learning rates; give one")
+        return self
+
     @property
     def adapter(self) -> AdapterSettings:
-        """The one adapter of this run."""
-        return next(iter(self.adapters.values()))
+        """The adapter of a run that has one."""
+        (only,) = self.adapters.values()
+        return only
+
+    def alone(self, name: str) -> RunConfig:
+        """The run that trains the adapter `name` as this one does, and no other."""
+        own = self.adapters[name]
+        train = _replaced(self.train, own.train)
+        if len(self.adapters) > 1:
+            train = train.model_copy(update={"output_dir": str(Path(str(train.output_dir), name))})
+        return self.model_copy(
+            update={
+                "adapters": {name: own.model_copy(update={"data": {}, "train": {}})},
+                "data": _replaced(self.data, own.data),
+                "train": train,
+            }
+        )
 
     def resolved(self, bf16: bool) -> RunConfig:
-        """The same run with what was left open filled in: learning rate and precision."""
+        """The same run with what was left open filled in: learning rates and precision."""
+        train = self.train.model_copy(update={"bf16": bf16})
+        if len(self.adapters) > 1:
+            return self.model_copy(update={"train": train})
+        return self.model_copy(
+            update={"train": train.model_copy(update={"learning_rate": self.learning_rate})}
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """Of a run that has one adapter: its own, else the run's, else the method's."""
         kind = self.adapter.peft_config(self.task_type).peft_type
-        rate = self.adapter.learning_rate or self.train.learning_rate or METHODS[kind].learning_rate
-        train = self.train.model_copy(update={"learning_rate": rate, "bf16": bf16})
-        return self.model_copy(update={"train": train})
+        own = self.adapter.learning_rate or self.train.learning_rate
+        return own or METHODS[kind].learning_rate
+
+
+Section = TypeVar("Section", bound=BaseModel)
+
+# Of each pair one setting at most can hold, so one takes the other's place too.
+_RIVALS = (
+    ("eval", "eval_fraction"),
+    ("warmup_ratio", "warmup_steps"),
+    ("max_steps", "num_train_epochs"),
+)
+
+
+def _replaced(section: Section, changes: Mapping[str, Any]) -> Section:
+    """`section` with `changes` in it, checked."""
+    if not changes:
+        return section
+    gone = {
+        b for pair in _RIVALS for a, b in (pair, pair[::-1]) if a in changes and b not in changes
+    }
+    kept = section.model_dump(exclude_unset=True, exclude=gone)
+    return type(section).model_validate({**kept, **changes})

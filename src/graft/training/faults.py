@@ -123,7 +123,11 @@ class _Walk:
         path, valid, self.method = f"adapters.{name}", adapter_settings(given), given.get("method")
         if kind_of(self.method) is None:  # whose settings it has cannot be told
             valid += [field for kind in METHODS for field in settings_model(kind).model_fields]
-        return self.section(given, path, valid)
+        kept = self.section(given, path, valid)
+        for name, model in _SECTIONS.items():
+            if isinstance(kept.get(name), dict):
+                kept[name] = self.section(kept[name], f"{path}.{name}", model.model_fields)
+        return kept
 
     def unknown(self, path: str, value: Any, valid: list[str]) -> str:
         """A sentence on the setting `path`, which is none of its siblings `valid`."""

@@ -13,9 +13,10 @@ import yaml
 from pydantic import ValidationError
 
 from graft.atomic import require_place, write_text
+from graft.data.config import DataConfig
 from graft.errors import ConfigError, did_you_mean
 from graft.training.adapters import kind_of, settings_model
-from graft.training.config import AdapterSettings, RunConfig
+from graft.training.config import AdapterSettings, RunConfig, TrainConfig
 from graft.training.dialects import CONVERTED, tool_of
 from graft.training.faults import (
     adapter_settings,
@@ -94,12 +95,20 @@ def _adapter_faults(known: dict[str, Any]) -> dict[str, str]:
         if kind is None:
             continue
         common = AdapterSettings.model_fields
-        own = {key: value for key, value in settings.items() if key not in common}
-        try:
-            settings_model(kind).model_validate(own)
-        except ValidationError as error:
-            faults |= value_faults(error, own, f"adapters.{name}")
-            known["adapters"][name] = {k: v for k, v in settings.items() if k in common}
+        parts = {
+            "": (settings_model(kind), {k: v for k, v in settings.items() if k not in common}),
+            ".train": (TrainConfig, settings.get("train")),
+            ".data": (DataConfig, settings.get("data")),
+        }
+        for part, (model, own) in parts.items():
+            if not isinstance(own, dict):
+                continue
+            try:
+                # What is learned from may be the run's: any path will do here.
+                model.model_validate({"train": "-", **own} if model is DataConfig else own)
+            except ValidationError as error:
+                faults |= value_faults(error, own, f"adapters.{name}{part}")
+                known["adapters"][name] = {"method": settings["method"]}
     return faults
 
 

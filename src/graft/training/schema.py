@@ -29,6 +29,10 @@ def run_file_schema() -> dict[str, Any]:
             "properties": {
                 "method": {**common["method"], "const": kind.lower()},
                 "learning_rate": common["learning_rate"],
+                **{
+                    name: common[name] | {"properties": parts[section]["properties"]}
+                    for name, section in (("data", "DataConfig"), ("train", "TrainConfig"))
+                },
                 **own["properties"],
             },
             "required": ["method", *own.get("required", [])],
@@ -50,7 +54,6 @@ def run_file_schema() -> dict[str, Any]:
     schema["properties"]["adapters"] |= {
         "additionalProperties": {"$ref": "#/$defs/adapter"},
         "minProperties": 1,
-        "maxProperties": 1,
     }
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
