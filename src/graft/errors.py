@@ -14,6 +14,7 @@ __all__ = [
     "DataError",
     "GraftError",
     "MergeError",
+    "PlanError",
     "TargetError",
     "did_you_mean",
     "nearest",
@@ -42,6 +43,10 @@ class DataError(GraftError):
 
 class MergeError(GraftError):
     """A merge that cannot be done, or would lose something."""
+
+
+class PlanError(GraftError):
+    """A step whose cost cannot be told before it is run."""
 
 
 def nearest(given: str, valid: Iterable[str], n: int = 3) -> list[str]:
