@@ -121,6 +121,6 @@ def test_fifty_steps_of_biases_equal_a_model_whose_biases_learn(rows):
     for name, parameter in plain.named_parameters():
         parameter.requires_grad_(name.endswith("bias"))
     ours = graft.get_peft_model(
-        base(attention_bias=True, mlp_bias=True), graft.BitFitConfig(task_type="CAUSAL_LM")
+        base(attention_bias=True, mlp_bias=True), graft.BitFitConfig(task_type=TaskType.CAUSAL_LM)
     )
     assert_learned_alike(by_graft(ours, rows, 2e-2), by_hand(plain.train(), rows, 2e-2))
