@@ -137,6 +137,9 @@ def test_eval_fraction(byte_level: PreTrainedTokenizerBase, jsonl: Write) -> Non
     assert train == [row for row in everything if row in train]  # the order is kept
     assert (train, heldout) == parts(0)
     assert heldout != parts(1)[1]
+    same = prepare(byte_level, path, seed=1, eval_fraction=0.25, eval_seed=0).eval
+    assert same is not None
+    assert [learned(byte_level, row) for row in same] == heldout
 
 
 def test_eval_fraction_sets_aside_at_least_one_row_and_leaves_one(

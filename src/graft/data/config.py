@@ -119,6 +119,9 @@ class DataConfig(BaseModel):
     eval_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the training rows to set aside for evaluation where there is no `eval`."""
 
+    eval_seed: int | None = Field(default=None, ge=0)
+    """Decides which rows `eval_fraction` sets aside; None takes `train.seed`."""
+
     dataset_dir: str | None = None
     """Folder whose dataset_info.json (LLaMA-Factory's) gives names to data sets."""
 
@@ -176,6 +179,10 @@ class DataConfig(BaseModel):
     def eval_sources(self) -> tuple[SourceConfig, ...]:
         """The entries of `eval`, likewise; none where there is no `eval`."""
         return () if self.eval is None else self._sources(self.eval)
+
+    def split_seed(self, seed: int) -> int:
+        """What decides which rows `eval_fraction` sets aside in a run with `seed`."""
+        return seed if self.eval_seed is None else self.eval_seed
 
     def _sources(
         self, given: str | SourceConfig | list[str | SourceConfig]

@@ -79,9 +79,9 @@ def prepare_data(
         config: The `data:` section of the run file.
         tokenizer: The base model's tokenizer.
         task_type: What the rows are for.
-        seed: Decides which rows `config.eval_fraction` sets aside, and which are chosen where a
-            weight is no whole number. What comes of one row stays together; blocks of one text may
-            be parted.
+        seed: Decides which rows `config.eval_fraction` sets aside, where `config.eval_seed` does
+            not, and which are chosen where a weight is no whole number. What comes of one row stays
+            together; blocks of one text may be parted.
         tell: Hears, in a line, what is being done.
 
     Raises:
@@ -97,7 +97,7 @@ def prepare_data(
         heldout = [_numbered(encoded, label_names) for encoded in heldout]
 
     rows = _joined(learned)
-    aside = held_out(learned, config.eval_fraction, seed)
+    aside = held_out(learned, config.eval_fraction, config.split_seed(seed))
     index = _weighted(learned, aside, seed)
     if config.eval_fraction:
         eval_rows = rows.select(np.flatnonzero(np.concatenate(aside)))

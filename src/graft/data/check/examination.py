@@ -74,7 +74,7 @@ def check_data(
         rows = read_source(encoded.source)
         texts.look(rows, encoded.format, in_turns=encoded.chat_template is not None)
         places.append(Rows([], rows.files))  # the rows themselves are no longer needed
-    aside = held_out(learned, config.eval_fraction, seed)
+    aside = held_out(learned, config.eval_fraction, config.split_seed(seed))
     held = np.concatenate([*aside, *(np.ones(len(encoded.rows), bool) for encoded in heldout)])
     examples = gather(sources, places, held, task_type)
     limit = sources[0].limit
