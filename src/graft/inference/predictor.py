@@ -174,7 +174,12 @@ class Predictor:
             DataError: A prompt that the chat template refuses, or that leaves no room to answer.
         """
         rows = [self.prompt_ids(prompt, tools) for prompt in prompts]
-        sampling = sampling or Sampling()
+        return self.complete(rows, sampling or Sampling(), batch_size)
+
+    def complete(
+        self, rows: Sequence[list[int]], sampling: Sampling, batch_size: int = 8
+    ) -> list[Answer]:
+        """Like `generate`, of prompts that are ids already."""
         answers: list[Answer] = []
         for at in range(0, len(rows), batch_size):
             answers += self._complete(rows[at : at + batch_size], sampling)
@@ -294,6 +299,8 @@ class Predictor:
 
     @property
     def _virtual_tokens(self) -> int:
+        if not self.model.active_adapters:
+            return 0
         return getattr(self.model.active_peft_config, "num_virtual_tokens", None) or 0
 
     def _complete(
