@@ -9,7 +9,7 @@ from graft.inspection.adapters import AdapterReport, Suggestion, suggest
 from graft.inspection.coverage import PatternHits, StackHits
 from graft.inspection.folding import fold_paths, folded, ranges
 from graft.inspection.paths import RegexTest
-from graft.inspection.report import Inspection, inspect
+from graft.inspection.report import Inspection, inspect, unsaid_sizes
 from graft.inspection.stored import Misfit, StoredWeights
 from graft.inspection.tree import Node, Weight, module_tree
 
@@ -30,4 +30,5 @@ __all__ = [
     "module_tree",
     "ranges",
     "suggest",
+    "unsaid_sizes",
 ]

@@ -29,7 +29,7 @@ from graft.inspection.paths import RegexTest, try_regex
 from graft.inspection.stored import StoredWeights, read_stored_weights
 from graft.inspection.tree import Node, module_tree
 
-__all__ = ["Inspection", "inspect"]
+__all__ = ["Inspection", "inspect", "unsaid_sizes"]
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,9 @@ def _read(
     config = load_config(str(folder))
     model = load_skeleton(str(folder), task)
     task = task or task_of(config)
-    warnings = _unsaid(config, json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    warnings = unsaid_sizes(
+        config, json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    )
     try:
         stored = read_stored_weights(folder, model)
     except CheckpointError as error:  # the config alone is still worth a look
@@ -148,7 +150,7 @@ def _read(
     return task, model, stored, warnings
 
 
-def _unsaid(config: PreTrainedConfig, raw: Mapping[str, Any]) -> list[str]:
+def unsaid_sizes(config: PreTrainedConfig, raw: Mapping[str, Any]) -> list[str]:
     """That a config leaves the size of the model to defaults, which are another model's."""
     if any(isinstance(value, Mapping) and key.endswith("_config") for key, value in raw.items()):
         return []  # the parts have sizes of their own
