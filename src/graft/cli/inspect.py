@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -68,7 +67,7 @@ def _config(method: str | None, task_type: str | None, settings: list[str]) -> P
     """The config that the command line describes; LoRA's where it names no method."""
     from graft.inspection.adapters import usual_settings
     from graft.methods import make_config
-    from graft.training.reading import parse_yaml
+    from graft.training.adapters import setting_value
     from graft.training.runfile import split_overrides
 
     if method is None and not settings:
@@ -76,25 +75,6 @@ def _config(method: str | None, task_type: str | None, settings: list[str]) -> P
     values: dict[str, Any] = {}
     for setting in split_overrides(settings):
         name, _, text = setting.partition("=")
-        words = text.split(",") if _is_list(method or "lora", name, text) else None
-        place = f"The value of `{name}`"
-        values[name] = (
-            parse_yaml(text, place) if words is None else [parse_yaml(w, place) for w in words]
-        )
+        values[name] = setting_value(method or "lora", name, text)
     method = method or "lora"
     return make_config(method, **{"task_type": task_type, **usual_settings(method), **values})
-
-
-def _is_list(method: str, name: str, text: str) -> bool:
-    """Whether `text` is names or numbers with commas between them, for a setting that is a list.
-
-    A regular expression for such a setting is one that has more than letters, digits and dots.
-    """
-    from graft.methods import METHODS
-    from graft.training.adapters import kind_of
-
-    kind = kind_of(method)
-    types = (
-        {} if kind is None else {f.name: str(f.type) for f in fields(METHODS[kind].config_class)}
-    )
-    return "list[" in types.get(name, "") and re.fullmatch(r"[\w.]+(,[\w.]+)*", text) is not None

@@ -17,8 +17,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from graft.config import PeftConfig, PeftType, as_enum
 from graft.methods import METHODS
+from graft.training.reading import parse_yaml
 
-__all__ = ["kind_of", "methods_with", "settings_model"]
+__all__ = ["kind_of", "methods_with", "setting_value", "settings_model"]
 
 # Said elsewhere in a run file, or filled in when the adapter is attached.
 _FILLED_IN = {
@@ -49,6 +50,26 @@ def kind_of(method: Any) -> PeftType | None:
 def methods_with(setting: str) -> list[str]:
     """The methods, as in run files, that have a setting of this name."""
     return [kind.lower() for kind in METHODS if setting in settings_model(kind).model_fields]
+
+
+def setting_value(method: str, name: str, text: str) -> Any:
+    """What the command line's `name=text` means for a method.
+
+    Names or numbers with commas between them are a list where the setting is one. A regular
+    expression for such a setting is one that has more than letters, digits and dots.
+
+    Raises:
+        ConfigError: `text` is no YAML.
+    """
+    kind = kind_of(method)
+    listed = False
+    if kind is not None and re.fullmatch(r"[\w.]+(,[\w.]+)*", text):
+        types = {f.name: str(f.type) for f in dataclasses.fields(METHODS[kind].config_class)}
+        listed = "list[" in types.get(name, "")
+    place = f"The value of `{name}`"
+    if listed:
+        return [parse_yaml(word, place) for word in text.split(",")]
+    return parse_yaml(text, place)
 
 
 @cache
