@@ -49,6 +49,7 @@ __all__ = [
     "load_model",
     "load_skeleton",
     "load_tokenizer",
+    "make_skeleton",
     "positions_of",
     "resolve",
     "saved_label_names",
@@ -116,6 +117,10 @@ def load_model(
         dtype: Of the weights; None takes that of the files.
         revision: As in `resolve`.
 
+    Returns:
+        The model. Its `new_parameters` are the names of those that are in no file, such as a new
+        head's: random numbers.
+
     Raises:
         ConfigError: No such model.
         CheckpointError: A model that is broken, or has no weights for what it is to do.
@@ -136,6 +141,7 @@ def load_model(
     misfits = {entry[0]: entry[1:] for entry in info["mismatched_keys"]}
     _check_misfits(source, model, misfits)
     _check_missing(source, model, sorted(info["missing_keys"] - misfits.keys()), task_type)
+    model.new_parameters = info["missing_keys"] | misfits.keys()
     if task_type is TaskType.SEQ_CLS and model.config.get_text_config().pad_token_id is None:
         # A decoder classifies by the last token that is no padding; the collator pads the same.
         tokenizer = load_tokenizer(source, revision)
@@ -175,28 +181,50 @@ def load_skeleton(
         ConfigError: No such model.
         CheckpointError: A config from which no such model can be made.
     """
-    config = load_config(source, revision)
-    task = task_type or task_of(config)
-    try:
-        with torch.device("meta"):
-            model = _made(config, task_type)
-    except (*_UNFIT, ImportError) as error:  # some need a package of their own
-        raise _unreadable(source, f"a base model for {task}", error) from None
+    model = make_skeleton(load_config(source, revision), task_type, source)
     model.name_or_path = source
     return model
 
 
-def _made(config: PreTrainedConfig, task_type: TaskType | None) -> PreTrainedModel:
+def make_skeleton(
+    config: PreTrainedConfig,
+    task_type: TaskType | None = None,
+    source: str = "the model",
+    dtype: torch.dtype | None = None,
+) -> PreTrainedModel:
+    """The base model of a config: every tensor on the meta device, no memory.
+
+    Args:
+        config: Its config.
+        task_type: As in `load_skeleton`.
+        source: Where the config is from, to be named in errors.
+        dtype: Of the weights; None takes that of the config.
+
+    Raises:
+        CheckpointError: A config from which no such model can be made.
+    """
+    options = {} if dtype is None else {"dtype": dtype}
+    task = task_type or task_of(config)
+    try:
+        with torch.device("meta"):
+            return _made(config, task_type, options)
+    except (*_UNFIT, ImportError) as error:  # some need a package of their own
+        raise _unreadable(source, f"a base model for {task}", error) from None
+
+
+def _made(
+    config: PreTrainedConfig, task_type: TaskType | None, options: dict[str, torch.dtype]
+) -> PreTrainedModel:
     """The model of `config`; where no task was asked for, and none has it, the class it names."""
     auto_class = _AUTO_CLASSES[task_type or task_of(config)]
     named = getattr(transformers, (config.architectures or [""])[0], object)
     try:
-        return auto_class.from_config(config, trust_remote_code=False)
+        return auto_class.from_config(config, trust_remote_code=False, **options)
     except ValueError:
         if task_type is not None or not issubclass(named, PreTrainedModel):
             raise
         model: Any = named(config)  # such as Whisper
-        return model.to(config.dtype or torch.float32)
+        return model.to(options.get("dtype") or config.dtype or torch.float32)
 
 
 def task_of(config: PreTrainedConfig, architecture: str | None = None) -> TaskType:
