@@ -17,7 +17,7 @@ FILES = sorted(SRC.rglob("*.py"))
 # Rooms from the ground up: each may import those below it, and from its own level what is named.
 LEVELS = [
     {"errors"},
-    {"atomic"},
+    {"atomic", "pages"},
     {"download"},
     {"config"},
     {"methods", "hub"},

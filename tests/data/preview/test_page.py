@@ -78,7 +78,7 @@ def test_what_is_in_the_data_is_text(
 
 def test_it_needs_nothing_from_elsewhere(chatml: PreTrainedTokenizerBase, jsonl: Write) -> None:
     page, _ = page_of(chatml, jsonl([{"prompt": "a", "completion": "b"}]))
-    source = files("graft.data.preview").joinpath("page.html").read_text(encoding="utf-8")
+    source = files("graft.data.preview").joinpath("page.html.j2").read_text(encoding="utf-8")
     for text in (page, source):
         assert not re.search(r"//|url\(|@import|\bsrc=|\bhref=|<script|<link|<iframe", text)
     policy = next(a for t, a in Page(page).tags if a.get("http-equiv"))
