@@ -31,6 +31,7 @@ VERBS = (
     "convert",
     "schema",
     "train",
+    "runs",
     "generate",
     "chat",
     "merge",

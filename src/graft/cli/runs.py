@@ -1,0 +1,247 @@
+"""`graft runs`: the command line of `graft.comparison.history`, `difference` and `plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from graft.comparison.difference import Difference
+    from graft.comparison.history import PastRun
+
+__all__ = ["runs"]
+
+
+def runs(
+    folders: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FOLDER | RUN_A RUN_B]",
+            help="A folder to search (this one by default), or two runs to compare.",
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="OUT.png", help="Draw the loss curves of these runs.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List past runs, say what differs between two, overlay their curves.
+
+    Hidden folders are not searched, nor are the checkpoints of a run.
+    """
+    from graft.comparison.difference import difference
+    from graft.comparison.history import find_runs, is_run, read_run
+
+    given = folders or [Path()]
+    problems: list[str] = []
+    if len(given) == 2 and all(is_run(folder) for folder in given):
+        found = [read_run(folder) for folder in given]
+        told = difference(*found)
+        _print_json(_differences(told)) if as_json else _print_difference(told)
+    else:
+        found = []
+        for folder in given:
+            below, unreadable = find_runs(folder)
+            found += [run for run in below if run.folder not in {each.folder for each in found}]
+            problems += unreadable
+        _print_json([_facts(run) for run in found]) if as_json else _print_list(found, given)
+    for problem in problems:
+        typer.echo(f"graft: {problem}", err=True)
+    if plot is not None:
+        _draw(found, plot)
+
+
+def _draw(found: Sequence[PastRun], path: Path) -> None:
+    from graft.atomic import require_place, write_bytes
+    from graft.comparison.plots import Curve, draw_curves, png
+    from graft.errors import ConfigError
+
+    require_place(path)
+    if path.suffix.lower() != ".png":
+        raise ConfigError(f"The plot is a PNG; give it a name that ends in .png, not {path.name}.")
+    curves = [
+        Curve(name, (run.records,))
+        for name, run in zip(_names(found), found, strict=True)
+        if run.records
+    ]
+    if not curves:
+        raise ConfigError("There is no curve to draw: none of these runs has a log.")
+    write_bytes(path, png(draw_curves(curves)))
+    typer.echo(f"{len(curves)} curve{'' if len(curves) == 1 else 's'}: {path}", err=True)
+
+
+# --- the list ---------------------------------------------------------------------------------
+
+
+def _print_list(found: Sequence[PastRun], given: Sequence[Path]) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    if not found:
+        places = ", ".join(str(folder.absolute()) for folder in given)
+        typer.echo(f"no run in {places}")
+        return
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000  # lines are not broken in a pipe
+    names = dict(zip((run.folder for run in found), _names(found), strict=True))
+    for number, base in enumerate(dict.fromkeys(run.base_model for run in found)):
+        if number:
+            console.print()
+        about = "base model not known" if base is None else f"base model {base}"
+        console.print(Text(about, "bold"), soft_wrap=not console.is_terminal)
+        console.print(_run_table([run for run in found if run.base_model == base], names))
+    broken = [run for run in found if run.problems]
+    if broken:
+        console.print()
+    for run in broken:
+        line = f"! {names[run.folder]}: {'; '.join(run.problems)} (last written {_when(run)})"
+        console.print(Text(line, "yellow"), soft_wrap=not console.is_terminal)
+
+
+def _run_table(found: Iterable[PastRun], names: dict[Path, str]) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", overflow="fold")
+    table.add_column("method", overflow="fold")
+    for heading in ("steps", "loss\nbefore", "after", "time", "peak\nGiB"):
+        table.add_column(heading, no_wrap=True, justify="right", vertical="bottom")
+    table.add_column("date", no_wrap=True)
+    for run in found:
+        mark = "! " if run.problems else ""
+        method = run.method or ""
+        table.add_row(
+            mark + names[run.folder],
+            method if run.kind == "run" else f"{run.kind}: {method}",
+            _shown(run.steps, ",.0f"),
+            _shown(run.loss_before, ".4g"),
+            _shown(run.loss_after, ".4g"),
+            _duration(run.seconds),
+            _shown(run.peak_memory_gib, ".2f"),
+            _when(run),
+        )
+    return table
+
+
+def _names(found: Sequence[PastRun]) -> list[str]:
+    """The folders, without what all of them share."""
+    import os
+
+    folders = [str(run.folder) for run in found]
+    shared = os.path.commonpath([Path(folder).parent for folder in folders]) if found else ""
+    return [os.path.relpath(folder, shared or ".") for folder in folders]
+
+
+def _when(run: PastRun) -> str:
+    return f"{run.date:%Y-%m-%d %H:%M}"
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _duration(seconds: float | None) -> str:
+    """In the unit that suits it."""
+    if seconds is None:
+        return ""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _facts(run: PastRun) -> dict[str, Any]:
+    return {
+        "folder": str(run.folder),
+        "kind": run.kind,
+        "finished": bool(run.summary),
+        "problems": list(run.problems),
+        "base_model": run.base_model,
+        "method": run.method,
+        "steps": run.steps,
+        "eval_loss_before": run.loss_before,
+        "eval_loss_after": run.loss_after,
+        "seconds": run.seconds,
+        "peak_memory_gib": run.peak_memory_gib,
+        "date": run.date.isoformat(timespec="seconds"),
+    }
+
+
+def _print_json(told: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(told, indent=2, ensure_ascii=False))
+
+
+# --- two runs ---------------------------------------------------------------------------------
+
+
+def _differences(told: Difference) -> dict[str, Any]:
+    parts = {name: getattr(told, name) for name in ("settings", "data", "versions", "results")}
+    return {"runs": [_facts(told.a), _facts(told.b)], **parts, "same": told.same}
+
+
+def _print_difference(told: Difference) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console.width = 1000
+    console.print(Text.assemble(("a  ", "bold"), f"{told.a.folder}, {_when(told.a)}"))
+    console.print(Text.assemble(("b  ", "bold"), f"{told.b.folder}, {_when(told.b)}"))
+    for run, letter in ((told.a, "a"), (told.b, "b")):
+        for problem in run.problems:
+            console.print(Text(f"! {letter}: {problem}", "yellow"))
+    for title, pairs in (
+        ("settings", told.settings),
+        ("data (SHA-256)", told.data),
+        ("versions", told.versions),
+        ("results", told.results),
+    ):
+        _print_pairs(title, pairs, console)
+    if told.same:
+        console.print(f"\nthe same in both: {', '.join(told.same)}")
+
+
+def _print_pairs(title: str, pairs: dict[str, tuple[Any, Any]], console: Console) -> None:
+    from rich.table import Table
+
+    console.print()
+    if not pairs:
+        console.print(f"{title}: no difference")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(title, overflow="fold")
+    compared = [_change(*pair) for pair in pairs.values()]
+    columns = ("a", "b", "b - a") if any(compared) else ("a", "b")
+    for heading in columns:
+        table.add_column(heading, overflow="fold", justify="right" if any(compared) else "left")
+    for (name, pair), change in zip(pairs.items(), compared, strict=True):
+        table.add_row(name, *map(_value, pair), *([change] if any(compared) else []))
+    console.print(table)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _change(a: Any, b: Any) -> str:
+    from graft.comparison.history import number
+
+    first, second = number(a), number(b)
+    if first is None or second is None:
+        return ""
+    share = f" ({(second - first) / abs(first):+.1%})" if first else ""
+    return f"{second - first:+.4g}{share}"
