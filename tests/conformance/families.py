@@ -17,7 +17,7 @@ from torch import nn
 
 from graft.config import TaskType
 
-__all__ = ["FAMILIES", "PAD", "VOCAB", "Family"]
+__all__ = ["EOS", "FAMILIES", "PAD", "VOCAB", "Family"]
 
 VOCAB, PAD, BOS, EOS = 64, 0, 1, 2
 

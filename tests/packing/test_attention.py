@@ -74,7 +74,7 @@ def test_it_equals_attention_written_out(settings, prompts, prefixed):
 @pytest.mark.parametrize(
     ("given", "what"),
     [
-        ({"s_aux": torch.zeros(1)}, "s_aux"),
+        ({"s_aux": torch.zeros(1)}, "attention sinks"),
         ({"position_bias": torch.zeros(1)}, "position_bias"),
         ({"packed": None}, "an attention beside its layers'"),
         ({"mask": torch.zeros(1)}, "a mask of its own"),

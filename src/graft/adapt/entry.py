@@ -28,12 +28,15 @@ class Entry:
 
     Args:
         base: A transformers model.
+
+    Attributes:
+        batch: What is being let in; None: nothing.
     """
 
     def __init__(self, base: nn.Module) -> None:
         owner = cache_owner(base)
         self._base: Any = base
-        self._batch: Composition | None = None
+        self.batch: Composition | None = None
         self._writes = self._again = self._masks = False
         self._handles = [
             input_embeddings(base).register_forward_hook(self._after_embeddings),
@@ -61,7 +64,7 @@ class Entry:
             masks: Whether the attention mask lacks the prefix, which heads shall not see.
             counts: Whether the base model itself counts positions, and prefixes differ in length.
         """
-        self._batch, self._masks = batch, masks
+        self.batch, self._masks = batch, masks
         self._writes, self._again = writes and batch.prompt_length > 0, again
         try:
             with ExitStack() as stack:
@@ -71,18 +74,18 @@ class Entry:
                     stack.enter_context(_around(module, partial(way, batch)))
                 yield
         finally:
-            self._batch, self._writes = None, False
+            self.batch, self._writes = None, False
 
     def _after_embeddings(self, module: nn.Module, args: tuple[Any, ...], out: Tensor) -> Tensor:
-        if self._batch is None or not self._writes:
+        if self.batch is None or not self._writes:
             return out
         self._writes = self._again
-        return self._batch.write(out)
+        return self.batch.write(out)
 
     def _before_layers(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        batch = self._batch
+        batch = self.batch
         if batch is None or not batch.prefix_length:
             return None
         given = {**dict(zip(self._names, args, strict=False)), **kwargs}

@@ -14,6 +14,7 @@ from torch import nn
 
 from graft.adapt import checkpoint, generation, merge
 from graft.adapt.attached import AttachedAdapters
+from graft.adapt.composition import Composition
 from graft.adapt.outputs import in_row_order, span_loss, without_virtual_tokens
 from graft.adapt.recomputation import route_recomputation
 from graft.adapt.routing import RowGroup, group_rows, in_group_order
@@ -95,13 +96,18 @@ class PeftModel(AttachedAdapters):
         """Whether rows of `groups` have a prompt or a prefix."""
         return any(self.adapters[n].virtual_tokens is not None for g in groups for n in g.adapters)
 
-    def compose(self, groups: Sequence[RowGroup], text: int) -> Any:
+    def compose(self, groups: Sequence[RowGroup], text: int) -> Composition:
         """The composition of rows of `text` tokens under `groups` (see `adapt.compose`)."""
         virtual = {name: adapter.virtual_tokens for name, adapter in self.adapters.items()}
         prompts = {n: v for n, v in virtual.items() if isinstance(v, PromptAdapter)}
         prefixes = {n: v for n, v in virtual.items() if isinstance(v, PrefixAdapter)}
         assert self._composer is not None
         return self._composer.composition(groups, prompts, prefixes, text, self.router.drawing)
+
+    @property
+    def composed(self) -> Composition | None:
+        """The composition of the forward under way; None: it has no virtual tokens."""
+        return None if self._composer is None else self._composer.entry.batch
 
     def forward(
         self, *args: Any, adapter_names: Sequence[str | Sequence[str]] | None = None, **kwargs: Any

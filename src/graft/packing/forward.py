@@ -20,12 +20,10 @@ from graft.adapt.recomputation import route_recomputation
 from graft.adapt.routing import RowGroup
 from graft.adapt.structure import cache_owner, input_embeddings, is_causal
 from graft.packing.attention import Unpackable, attending_by_segment, attention_configs
+from graft.packing.head import Labelled, LanguageHead
 from graft.packing.layout import Layout
-from graft.packing.loss import Head, chunked_cross_entropy
 
 __all__ = ["PackedForward", "Unpackable"]
-
-_CHUNK_BYTES = 2**26  # of a chunk's logits in fp32
 
 
 class PackedForward:
@@ -45,7 +43,7 @@ class PackedForward:
             raise Unpackable(f"{type(self.base).__name__} is no causal decoder.")
         self.backbone: Any = cache_owner(self.base)
         self.configs = attention_configs(self.base)
-        self._found: dict[tuple[str, ...], list[Tensor]] = {}
+        self.head = LanguageHead(model, self.backbone, _packed_tokens)
         names = inspect.signature(self.backbone.forward).parameters
         kinds = {p.kind for p in names.values()}
         if "position_ids" not in names or inspect.Parameter.VAR_KEYWORD not in kinds:
@@ -72,46 +70,18 @@ class PackedForward:
         """
         order, groups = self.model.route(adapter_names, len(rows))
         rows, labels = [rows[i] for i in order], [labels[i] for i in order]
-        each = [1.0] * len(rows) if weights is None else [weights[i] for i in order]
+        each = None if weights is None else [weights[i] for i in order]
         prompts, prefixes = self._virtual_tokens(groups)
         counts = [0 if prompt is None else len(prompt) for prompt in prompts]
         layout = Layout([len(row) for row in rows], groups, counts, prefixes)
         hidden = self._hidden(layout, rows, [p for p in prompts if p is not None])
-        kept, targets, row_of = _labelled(layout, labels)
         device = self.base.device
-        target_weights = torch.tensor(each)[row_of].to(device)
-        sums, losses = [], []
-        at = 0
-        for group in groups:  # a chunk belongs to one group
-            inside = (row_of >= group.rows.start) & (row_of < group.rows.stop)
-            count = int(inside.sum())
-            piece = slice(at, at + count)
-            at += count
-            if not count:
-                continue
-            with self._head(hidden, group.adapters) as head:
-                shown = hidden.last_hidden_state[0].index_select(0, kept[piece].to(device))
-                total, own = chunked_cross_entropy(
-                    shown,
-                    targets[piece].to(device),
-                    target_weights[piece],
-                    head,
-                    self._head_parameters(shown, head, group.adapters),
-                    self._chunk,
-                )
-            sums.append(total)
-            losses.append(own)
-        by_row = torch.zeros(len(rows), device=device).index_add_(
-            0, row_of.to(device), torch.cat(losses)
-        )
+        labelled = Labelled(*_labelled(layout, labels), each, device)
+        shown = hidden.last_hidden_state[0].index_select(0, labelled.places)
+        total, by_row = self.head.loss(hidden, shown, groups, labelled)
         unsorted = torch.empty_like(by_row)
         unsorted[torch.tensor(order, device=device)] = by_row
-        return torch.stack(sums).sum(), unsorted
-
-    @property
-    def _chunk(self) -> int:
-        vocabulary = self.base.get_output_embeddings().weight.shape[0]
-        return min(max(_CHUNK_BYTES // (4 * vocabulary), 128), 8192)
+        return total, unsorted
 
     def _virtual_tokens(
         self, groups: Sequence[RowGroup]
@@ -170,66 +140,17 @@ class PackedForward:
         finally:
             handle.remove()
 
-    @contextmanager
-    def _head(self, outputs: Any, adapters: tuple[str, ...]) -> Iterator[Head]:
-        """What stands behind the backbone as a function: the model's own forward without it."""
-        shown: list[Tensor] = []
 
-        def stand_in(*args: Any, **kwargs: Any) -> Any:
-            return type(outputs)(**{**outputs, "last_hidden_state": shown.pop()})
-
-        def head(hidden: Tensor) -> Tensor:
-            shown.append(hidden[None])
-            ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
-            with self.model.router.use([RowGroup(slice(0, 1), adapters)]):
-                return self.base(input_ids=ids, return_dict=True).logits[0]
-
-        own = self.backbone.__dict__.get("forward")
-        self.backbone.forward = stand_in
-        try:
-            yield head
-        finally:
-            del self.backbone.forward
-            if own is not None:
-                self.backbone.forward = own
-
-    def _head_parameters(
-        self, hidden: Tensor, head: Head, adapters: tuple[str, ...]
-    ) -> list[Tensor]:
-        """What `adapters` train behind the backbone: the leaves of the head's own graph."""
-        if adapters not in self._found:
-            token = hidden[:1].detach()
-            with torch.enable_grad():
-                self._found[adapters] = _leaves(head(token))
-        return self._found[adapters]
+def _labelled(layout: Layout, labels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Of each row the tokens that predict a label, and those labels."""
+    places, targets = [], []
+    rows = [segment for segment in layout.segments if not segment.is_prompt]
+    for segment, own in zip(rows, labels, strict=True):
+        found = (own[1:] != IGNORE).nonzero()[:, 0]
+        places.append(found + segment.tokens.start)
+        targets.append(own[1:][found])
+    return places, targets
 
 
-def _labelled(layout: Layout, labels: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each label: the token that predicts it, itself, and its row."""
-    kept, targets, row_of = [], [], []
-    given = iter(enumerate(labels))
-    for segment in layout.segments:
-        if segment.is_prompt:
-            continue
-        row, own = next(given)
-        places = (own[1:] != IGNORE).nonzero()[:, 0]
-        kept.append(places + segment.tokens.start)
-        targets.append(own[1:][places])
-        row_of.append(torch.full_like(places, row))
-    return torch.cat(kept), torch.cat(targets), torch.cat(row_of)
-
-
-def _leaves(output: Tensor) -> list[Tensor]:
-    """The leaves that `output` is differentiable in."""
-    seen: set[Any] = set()
-    waiting: list[Any] = [output.grad_fn]
-    found: list[Tensor] = []
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        waiting += [after for after, _ in node.next_functions]
-    return found
+def _packed_tokens(hidden: Tensor) -> dict[str, Any]:
+    return {"input_ids": torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)}

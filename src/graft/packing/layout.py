@@ -47,6 +47,7 @@ class Layout:
         prompts: Virtual tokens of each group that stand in the batch.
         prefixes: Keys and values of each group [L, 2, H, N, K], or None.
         causal: Whether each token sees only those before it.
+        source: The encoder's packed rows, where this is the decoder behind it.
 
     Attributes:
         segments: In order, without gaps.
@@ -60,8 +61,10 @@ class Layout:
         prompts: Sequence[int],
         prefixes: Sequence[Tensor | None],
         causal: bool = True,
+        source: Layout | None = None,
     ) -> None:
         self.causal = causal
+        self.source = source
         self.segments: list[Segment] = []
         self.groups: list[RowGroup] = []
         for group, prompt, prefix in zip(groups, prompts, prefixes, strict=True):
@@ -89,7 +92,21 @@ class Layout:
         """Tokens of each segment."""
         return [segment.length for segment in self.segments]
 
+    def seen_before(self, segment: Segment) -> tuple[int, int]:
+        """Virtual tokens and prefix that `segment` sees besides itself."""
+        prefix = 0 if segment.prefix is None else segment.prefix.shape[3]
+        return 0 if segment.prompt is None else self.segments[segment.prompt].length, prefix
+
     def first_position(self, segment: Segment) -> int:
         """Position of the first token of `segment`, behind what it sees besides."""
-        prefix = 0 if segment.prefix is None else segment.prefix.shape[3]
-        return prefix + (0 if segment.prompt is None else self.segments[segment.prompt].length)
+        return sum(self.seen_before(segment))
+
+    @property
+    def longest(self) -> int:
+        """Most tokens of a segment together with the virtual tokens that it sees."""
+        return max(self.seen_before(own)[0] + own.length for own in self.segments)
+
+    @property
+    def longest_prefix(self) -> int:
+        """Length of the longest prefix."""
+        return max(self.seen_before(own)[1] for own in self.segments)

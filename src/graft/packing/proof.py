@@ -14,9 +14,11 @@ from torch import Tensor
 
 from graft.adapt.compose import IGNORE
 from graft.adapt.model import PeftModel
+from graft.adapt.structure import is_encoder_decoder
 from graft.packing.attention import Unpackable
 from graft.packing.forward import PackedForward
 from graft.packing.layers import PackedLayers, without_cache
+from graft.packing.pairs import PackedPairs
 
 __all__ = ["proven_forward", "proven_layers"]
 
@@ -27,13 +29,14 @@ _LENGTHS = (7, 4)
 Results = Callable[[Tensor, Tensor], Tensor]  # ids and mask [2, T] -> results of each row [2, ...]
 
 
-def proven_forward(model: PeftModel) -> PackedForward:
-    """What computes the loss of packed rows, for a causal language model.
+def proven_forward(model: PeftModel) -> PackedForward | PackedPairs:
+    """What computes the loss of packed rows, for a language model.
 
     Raises:
         Unpackable: With the reason why batches of this model have to be padded.
     """
-    packed = PackedForward(model)
+    pairs = is_encoder_decoder(model.base_model)
+    packed = PackedPairs(model) if pairs else PackedForward(model)
 
     def on_packed(ids: Tensor, mask: Tensor) -> Tensor:
         rows = [row[: int(own.sum())] for row, own in zip(ids, mask, strict=True)]
@@ -42,11 +45,16 @@ def proven_forward(model: PeftModel) -> PackedForward:
 
     def on_padded(ids: Tensor, mask: Tensor) -> Tensor:
         device = packed.base.device
-        given = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        logits = model(**given, **without_cache(model)).logits
-        labels = ids.to(device).masked_fill(mask.to(device) == 0, IGNORE)[:, 1:]
+        ids, mask = ids.to(device), mask.to(device)
+        labels = ids.masked_fill(mask == 0, IGNORE)
+        given = {"input_ids": ids, "attention_mask": mask, **without_cache(model)}
+        if pairs:
+            given["decoder_input_ids"] = packed.base.prepare_decoder_input_ids_from_labels(labels)
+        logits = model(**given).logits
+        if not pairs:
+            logits, labels = logits[:, :-1], labels[:, 1:]
         losses = torch.nn.functional.cross_entropy(
-            logits[:, :-1].float().transpose(1, 2), labels, reduction="none"
+            logits.float().transpose(1, 2), labels, reduction="none"
         )
         return losses.sum(1, keepdim=True)
 
@@ -90,12 +98,16 @@ def _prove(model: PeftModel, on_packed: Results, on_padded: Results) -> None:
     ids = (torch.arange(mask.numel()).view_as(mask) * 7 % max(size // 2, 1)) + size // 4
     other = ids.clone()
     other[1] = ids[1].roll(1) + 1
+    end = getattr(base.config, "eos_token_id", None)
+    if isinstance(end, int):  # which some classifiers look for
+        for row, length in enumerate(_LENGTHS):
+            ids[row, length - 1] = other[row, length - 1] = end
     ids, other = ids * mask, other * mask
     was_training = model.training
     model.eval()
     try:
-        wanted = on_padded(ids, mask).double()
         try:
+            wanted = on_padded(ids, mask).double()
             got, again = on_packed(ids, mask).double(), on_packed(other, mask).double()
         except Unpackable:
             raise
