@@ -12,7 +12,7 @@ from typing import Any
 
 from graft.comparison.history import PastRun, number
 
-__all__ = ["Difference", "difference"]
+__all__ = ["Difference", "difference", "flat_settings"]
 
 Pairs = dict[str, tuple[Any, Any]]
 
@@ -45,7 +45,7 @@ class Difference:
 
 def difference(a: PastRun, b: PastRun) -> Difference:
     """Compare the files of two runs."""
-    settings = _differing(_settings(a), _settings(b))
+    settings = _differing(flat_settings(a.settings), flat_settings(b.settings))
     data = [_table(run.summary.get("data_sha256")) for run in (a, b)]
     moved = sorted(map(str, data[0].values())) == sorted(map(str, data[1].values()))
     results = [_results(run) for run in (a, b)]
@@ -53,7 +53,7 @@ def difference(a: PastRun, b: PastRun) -> Difference:
     return Difference(
         a=a,
         b=b,
-        settings={name: pair for name, pair in settings.items() if name not in _OF_THE_FOLDER},
+        settings=settings,
         data={} if moved else _differing(*data),
         versions=_differing(*(_table(run.summary.get("versions")) for run in (a, b))),
         results=unequal,
@@ -61,20 +61,23 @@ def difference(a: PastRun, b: PastRun) -> Difference:
     )
 
 
-def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Pairs:
-    names: Iterable[str] = dict.fromkeys([*a, *b])
-    return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
+def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run by dotted key, without those of its folder.
 
-
-def _settings(run: PastRun) -> dict[str, Any]:
-    """Dotted keys; where there is one adapter its name is a setting, not part of the keys."""
-    settings = dict(run.settings)
+    Where there is one adapter its name is a setting too, and no part of the keys.
+    """
+    settings = dict(config)
     adapters = settings.get("adapters")
     if isinstance(adapters, dict) and len(adapters) == 1:
         ((name, adapter),) = adapters.items()
         del settings["adapters"]
         settings["adapter"] = {"name": name, **_table(adapter)}
-    return _flat(settings)
+    return {name: value for name, value in _flat(settings).items() if name not in _OF_THE_FOLDER}
+
+
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Pairs:
+    names: Iterable[str] = dict.fromkeys([*a, *b])
+    return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
 
 
 def _results(run: PastRun) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from graft.data.preview import visible
 
 __all__ = ["end_width", "label_ends", "label_points"]
 
-_SIZE = 8.5  # points
+_SIZE = 9.5  # points
 _LETTERS = 40  # of a name that are shown
 _GAP = 6.0  # between a mark and its name, in points
 _LEADER = {"arrowstyle": "-", "color": "black", "alpha": 0.45, "linewidth": 0.6, "shrinkB": 3}

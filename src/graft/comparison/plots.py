@@ -38,6 +38,7 @@ _WIDTH, _HEIGHT, _DPI = 5.2, 3.7, 200  # inches; small, so that text stays reada
 _AT_MOST = 40  # names that can be told apart in one plot
 _FONTS = ("DejaVu Sans", "Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "PingFang SC",
           "Microsoft YaHei", "SimHei", "Arial Unicode MS")  # fmt: skip
+_TITLES = {"eval_loss": "loss on held-out rows", "loss": "training loss"}
 _GIB = 2**30
 
 
@@ -70,8 +71,9 @@ def make_plots(found: Comparison) -> dict[str, Figure]:
                                       if r.point == group.point.name and r.measured))
         for group in found.groups
     ]  # fmt: skip
-    if any(_lines(curve, key) for curve in curves for key in ("loss", "eval_loss")):
-        plots["curves"] = draw_curves(curves)
+    for name, key in (("curves-held-out", "eval_loss"), ("curves-training", "loss")):
+        if any(_lines(curve, key) for curve in curves):
+            plots[name] = draw_curves(curves, [key])
     return plots
 
 
@@ -83,26 +85,19 @@ def draw_plots(found: Comparison, folder: Path) -> list[Path]:
     return list(plots)
 
 
-def draw_curves(curves: Sequence[Curve]) -> Figure:
-    """Losses over the steps: of training, and on held-out rows where there are any."""
-    panels = [
-        (title, key)
-        for title, key in (("loss on held-out rows", "eval_loss"), ("training loss", "loss"))
-        if any(_lines(curve, key) for curve in curves)
-    ]
+def draw_curves(curves: Sequence[Curve], keys: Sequence[str] = ("eval_loss", "loss")) -> Figure:
+    """Losses over the steps, one panel for each of `keys` that is in a log."""
+    panels = [key for key in keys if any(_lines(curve, key) for curve in curves)]
     shown = curves[:_AT_MOST]
     with _style():
         room = end_width([curve.name for curve in shown])
         height = max(0.85 * _HEIGHT, 0.16 * len(shown)) * len(panels)
         figure = _new_figure(max(_WIDTH, 3.5 + room), height)
         all_axes = figure.subplots(len(panels), squeeze=False)[:, 0]
-        ends = [
-            _curve_panel(axes, shown, key, title)
-            for axes, (title, key) in zip(all_axes, panels, strict=True)
-        ]
+        ends = [_curve_panel(axes, shown, key) for axes, key in zip(all_axes, panels, strict=True)]
         all_axes[-1].set_xlabel("step")
         if len(shown) < len(curves):
-            figure.suptitle(f"the first {len(shown)} of {len(curves)}", fontsize=9)
+            figure.suptitle(f"the first {len(shown)} of {len(curves)}", fontsize=10)
         _settle(figure, room)
         for axes, end in zip(all_axes, ends, strict=True):
             label_ends(axes, list(end.values()), list(end))
@@ -137,6 +132,8 @@ def svg(figure: Figure, name: str, description: str) -> str:
             parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.rpartition("}")[2]
+        if element.tag == "text":
+            element.set("fill", "currentColor")
         element.attrib = {
             key.rpartition("}")[2]: _own(key, value, name) for key, value in element.items()
         }
@@ -197,7 +194,7 @@ def _scatter(points: Sequence[tuple[str, Spread, Spread]], label: str, found: Co
         better = "higher" if found.higher_is_better else "lower"
         axes.set_xlabel(label)
         axes.set_ylabel(f"{found.metric.replace('_', ' ')} ({better} is better)")
-        axes.set_title(_about(found, len(kept), len(points)), loc="left", fontsize=9)
+        axes.set_title(_about(found, len(kept), len(points)), loc="left", fontsize=10)
         axes.margins(0.12)
         _settle(figure)
         label_points(
@@ -248,9 +245,7 @@ def _drawable(record: Mapping[str, Any], key: str) -> bool:
     return all(isinstance(v, int | float) and math.isfinite(v) for v in values)
 
 
-def _curve_panel(
-    axes: Axes, curves: Sequence[Curve], key: str, title: str
-) -> dict[str, tuple[float, float]]:
+def _curve_panel(axes: Axes, curves: Sequence[Curve], key: str) -> dict[str, tuple[float, float]]:
     """Draw one line a curve; returns where they end."""
     ends: dict[str, tuple[float, float]] = {}
     seeds = 1
@@ -271,7 +266,7 @@ def _curve_panel(
         if steps:
             ends[curve.name] = (steps[-1], mean[-1])
     note = f"; mean and range of {seeds} seeds" if seeds > 1 else ""
-    axes.set_title(f"{title}{note}", loc="left", fontsize=9)
+    axes.set_title(f"{_TITLES[key]}{note}", loc="left", fontsize=10)
     axes.margins(x=0.02)
     return ends
 
@@ -294,7 +289,7 @@ def _style() -> Iterator[None]:
     fonts = [name for name in _FONTS if name in here]
     settings: dict[Any, Any] = {
         "font.family": fonts,
-        "font.size": 9,
+        "font.size": 10,
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
