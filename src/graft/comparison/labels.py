@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.text import Annotation
 from matplotlib.transforms import Bbox
 
-from graft.data.preview import visible
+from graft.visible import visible
 
 __all__ = ["end_width", "label_ends", "label_points"]
 

@@ -13,8 +13,8 @@ from graft.comparison.figures import about, base_figures, columns
 from graft.comparison.plots import make_plots, svg
 from graft.comparison.ranking import ordered, verdict
 from graft.comparison.results import Comparison, Group, Sample
-from graft.data.preview import visible
 from graft.pages import render
+from graft.visible import visible
 
 __all__ = ["render_page"]
 
@@ -37,7 +37,7 @@ def render_page(found: Comparison) -> str:
     return render(
         "graft.comparison",
         "page.html.j2",
-        {"visible": visible, "shown": _shown},
+        {"shown": _shown},
         found=found,
         about=about(found),
         when=f"{found.created_at[:16].replace('T', ' ')} UTC",

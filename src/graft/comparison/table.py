@@ -11,24 +11,27 @@ from rich.text import Text
 from graft.comparison.figures import Column, about, base_figures, columns
 from graft.comparison.ranking import ordered, verdict
 from graft.comparison.results import Comparison, Group, Spread
-from graft.data.preview import visible
+from graft.visible import visible
 
 __all__ = ["print_comparison"]
 
 
 def print_comparison(found: Comparison, console: Console) -> None:
     """Print quality and cost of each point, and what may be said of who is better."""
-    whole = not console.is_terminal  # in a pipe nothing is cut or broken
-    width = 1000 if whole else console.width
+    if not console.is_terminal:  # nothing is cut or broken there
+        console = Console(file=console.file, width=1000)
     quality, cost = columns(found)
     groups = ordered(found)
-    console.print(Text(visible(about(found))), width=width, soft_wrap=whole)
-    console.print()
-    for table in (_quality(found, groups, quality), _cost(found, groups, cost)):
-        console.print(table, width=width, soft_wrap=whole)
-        console.print()
-    for sentence in verdict(found):
-        console.print(Text(visible(sentence)), width=width, soft_wrap=whole)
+    for part in (
+        Text(visible(about(found))),
+        "",
+        _quality(found, groups, quality),
+        "",
+        _cost(found, groups, cost),
+        "",
+        *(Text(visible(sentence)) for sentence in verdict(found)),
+    ):
+        console.print(part, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _quality(found: Comparison, groups: Sequence[Group], shown: Sequence[Column]) -> Table:
@@ -43,8 +46,8 @@ def _quality(found: Comparison, groups: Sequence[Group], shown: Sequence[Column]
         if seeds and column.name == found.metric:
             table.add_column("range", no_wrap=True)
 
-    def cells(name: str, rank: int | None, figures: Mapping[str, Spread]) -> list[str]:
-        row = [*([str(rank or "")] if seeds else []), name]
+    def cells(name: str, rank: int | None, figures: Mapping[str, Spread]) -> list[str | Text]:
+        row: list[str | Text] = [*([str(rank or "")] if seeds else []), Text(visible(name))]
         for column in shown:
             row.append(column.mean(figures))
             if seeds and column.name == found.metric:
@@ -53,7 +56,7 @@ def _quality(found: Comparison, groups: Sequence[Group], shown: Sequence[Column]
 
     table.add_row(*cells("base model", None, base_figures(found)), style="dim")
     for group in groups:
-        table.add_row(*cells(visible(group.point.name), group.rank, group.figures))
+        table.add_row(*cells(group.point.name, group.rank, group.figures))
     return table
 
 
@@ -66,7 +69,7 @@ def _cost(found: Comparison, groups: Sequence[Group], shown: Sequence[Column]) -
     table.add_row("base model", *(column.mean(figures) for column in shown), style="dim")
     for group in groups:
         cells = [column.mean(group.figures) for column in shown]
-        table.add_row(visible(group.point.name), *cells)
+        table.add_row(Text(visible(group.point.name)), *cells)
     return table
 
 

@@ -12,6 +12,8 @@ from typing import Any
 
 import jinja2
 
+from graft.visible import visible
+
 __all__ = ["render"]
 
 
@@ -23,7 +25,7 @@ def render(
     Args:
         package: Where the template lies, such as `graft.data.preview`.
         template: Its file.
-        filters: What the template calls its values' filters by.
+        filters: What the template pipes values through, besides `visible`.
         values: What it shows.
     """
     places = [jinja2.PackageLoader(name, ".") for name in (package, __name__)]
@@ -34,5 +36,5 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= filters
+    environment.filters |= {"visible": visible, **filters}
     return environment.get_template(template).render(values)

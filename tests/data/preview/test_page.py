@@ -8,7 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from graft.config import TaskType
 from graft.data.config import DataConfig
-from graft.data.preview import preview, render_page, visible
+from graft.data.preview import preview, render_page
+from graft.visible import visible
 
 Write = Callable[..., str]
 NASTY = '</div><script>alert(1)</script> <img src=x onerror="x"> \'" &amp; {{ 7*7 }} <!-- \u202e'

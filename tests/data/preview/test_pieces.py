@@ -1,12 +1,11 @@
 import random
-import unicodedata
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from graft.data.preview.pieces import make_pieces, special_ids, visible, words_of
+from graft.data.preview.pieces import make_pieces, special_ids, words_of
 
 KINDS = ["byte_level", "with_bos", "prepended", "metaspace", "wordpiece"]
 TEXTS = [
@@ -99,13 +98,3 @@ def test_words(wordpiece: PreTrainedTokenizerBase) -> None:
     assert [sum(len(piece.ids) for piece in word) for word in found[1:-1]] == [
         owners.count(owner) for owner in range(4)
     ]
-
-
-def test_nothing_invisible_is_left() -> None:
-    every = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x11000)]))
-    shown = visible(every)
-    kept = {"\n", "\u200c", "\u200d"}
-    hidden = {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")}
-    assert hidden == kept
-    assert visible("a\nb\tc\x1b[0m\u202e\x7f") == "a↵\nb⇥c␛[0m‹U+202E›‹U+007F›"
-    assert visible("Zürich 你好 👩‍👧") == "Zürich 你好 👩‍👧"

@@ -111,7 +111,7 @@ def _table(report: Report) -> Table:
 
 
 def _balance(labels: dict[str, int]) -> str:
-    from graft.data.preview import visible
+    from graft.visible import visible
 
     total = sum(labels.values())
     first = [f"{visible(n)} {c:,} ({_share(c / total)})" for n, c in list(labels.items())[:_LABELS]]
@@ -123,7 +123,7 @@ def _paragraphs(finding: Finding) -> Iterator[tuple[Text, int]]:
     """What to print of a finding, and where each paragraph begins."""
     from rich.text import Text
 
-    from graft.data.preview import visible
+    from graft.visible import visible
 
     spoils = finding.severity == "spoils"
     unit = finding.unit.removesuffix("s") if finding.count == 1 else finding.unit

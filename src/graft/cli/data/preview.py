@@ -90,7 +90,7 @@ def _print(found: Preview, console: Console) -> None:
 def _heading(shown: Shown) -> Text:
     from rich.text import Text
 
-    from graft.data.preview import visible
+    from graft.visible import visible
 
     part = f", part {shown.part[0]} of {shown.part[1]}" if shown.part else ""
     text = Text().append(f"row {shown.row}{part}", "bold")
@@ -104,7 +104,7 @@ def _marked(side: Side, task_type: TaskType, console: Console) -> Text:
         return _labelled(side)
     from rich.text import Text
 
-    from graft.data.preview import visible
+    from graft.visible import visible
 
     text, inside = Text(), False
     signs = "" if console.color_system else _MARKS
@@ -122,7 +122,8 @@ def _labelled(side: Side) -> Text:
     """Words with their labels: `Empire/B-location`."""
     from rich.text import Text
 
-    from graft.data.preview import visible, words_of
+    from graft.data.preview import words_of
+    from graft.visible import visible
 
     text = Text()
     for word in words_of(side.pieces):

@@ -6,6 +6,6 @@ takes, `page` writes them as one file of HTML. The terminal is the command line'
 
 from graft.data.preview.examples import Preview, Shown, Side, preview
 from graft.data.preview.page import render_page
-from graft.data.preview.pieces import Piece, visible, words_of
+from graft.data.preview.pieces import Piece, words_of
 
-__all__ = ["Piece", "Preview", "Shown", "Side", "preview", "render_page", "visible", "words_of"]
+__all__ = ["Piece", "Preview", "Shown", "Side", "preview", "render_page", "words_of"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from graft.config import TaskType
 from graft.data.preview.examples import Preview
-from graft.data.preview.pieces import Piece, visible, words_of
+from graft.data.preview.pieces import Piece, words_of
 from graft.pages import render
 
 __all__ = ["render_page"]
@@ -18,7 +18,7 @@ def render_page(previews: Sequence[Preview], model: str) -> str:
     return render(
         "graft.data.preview",
         "page.html.j2",
-        {"visible": visible, "told": _told, "words": words_of},
+        {"told": _told, "words": words_of},
         previews=previews,
         model=model,
         marked="the answer" if TaskType.QUESTION_ANS in tasks else "trained",

@@ -7,7 +7,6 @@ several tokens, as most Chinese ones are for byte-level tokenizers, these make o
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,11 +14,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Piece", "make_pieces", "special_ids", "visible", "words_of"]
+__all__ = ["Piece", "make_pieces", "special_ids", "words_of"]
 
 _BROKEN = "\ufffd"  # what a decoder writes for bytes that are no character (yet)
 _BYTES = 4  # the most that a character has
-_JOINERS = "\u200c\u200d"  # without them letters and emoji fall apart
 
 
 @dataclass(frozen=True)
@@ -107,23 +105,6 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     added = tokenizer.added_tokens_decoder
     special = {token for token, entry in added.items() if entry.special}
     return frozenset(special.union(t for t in tokenizer.all_special_ids if isinstance(t, int)))
-
-
-def visible(text: str) -> str:
-    """`text` with a sign for each character that cannot be seen, or that would move the others."""
-    return "".join(map(_sign, text))
-
-
-def _sign(char: str) -> str:
-    if char == "\n":
-        return "↵\n"
-    if char == "\t":
-        return "⇥"
-    if char < " ":
-        return chr(0x2400 + ord(char))  # the control pictures
-    if char in _JOINERS or unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp", "Cs", "Co"):
-        return char
-    return f"‹U+{ord(char):04X}›"
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> str:
