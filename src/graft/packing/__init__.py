@@ -11,13 +11,14 @@ from graft.packing.attention import Unpackable
 from graft.packing.forward import PackedForward
 from graft.packing.layers import PackedLayers, without_cache
 from graft.packing.pairs import PackedPairs
-from graft.packing.proof import proven_forward, proven_layers
+from graft.packing.proof import packed_forward, proven_forward, proven_layers
 
 __all__ = [
     "PackedForward",
     "PackedLayers",
     "PackedPairs",
     "Unpackable",
+    "packed_forward",
     "proven_forward",
     "proven_layers",
     "without_cache",

@@ -20,13 +20,22 @@ from graft.packing.forward import PackedForward
 from graft.packing.layers import PackedLayers, without_cache
 from graft.packing.pairs import PackedPairs
 
-__all__ = ["proven_forward", "proven_layers"]
+__all__ = ["packed_forward", "proven_forward", "proven_layers"]
 
 # Largest difference that rounding makes, as a share of the results' size.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}
 _LENGTHS = (7, 4)
 
 Results = Callable[[Tensor, Tensor], Tensor]  # ids and mask [2, T] -> results of each row [2, ...]
+
+
+def packed_forward(model: PeftModel) -> PackedForward | PackedPairs:
+    """What runs a language model on packed rows, going by its build alone: no number is compared.
+
+    Raises:
+        Unpackable: It is not built for it.
+    """
+    return PackedPairs(model) if is_encoder_decoder(model.base_model) else PackedForward(model)
 
 
 def proven_forward(model: PeftModel) -> PackedForward | PackedPairs:
@@ -36,7 +45,7 @@ def proven_forward(model: PeftModel) -> PackedForward | PackedPairs:
         Unpackable: With the reason why batches of this model have to be padded.
     """
     pairs = is_encoder_decoder(model.base_model)
-    packed = PackedPairs(model) if pairs else PackedForward(model)
+    packed = packed_forward(model)
 
     def on_packed(ids: Tensor, mask: Tensor) -> Tensor:
         rows = [row[: int(own.sum())] for row, own in zip(ids, mask, strict=True)]
