@@ -12,6 +12,7 @@ from typing import Any
 
 __all__ = [
     "FULL",
+    "HIGHER_IS_BETTER",
     "Base",
     "Comparison",
     "Group",
@@ -25,7 +26,7 @@ __all__ = [
 
 FULL = "full"  # the method of a point that trains every parameter of the base model
 # Of the measures of quality; of all others less is better.
-_HIGHER_IS_BETTER = ("accuracy", "f1", "exact_match")
+HIGHER_IS_BETTER = ("accuracy", "f1", "exact_match")
 
 
 @dataclass(frozen=True)
@@ -133,8 +134,9 @@ class Row:
         point: Name of the point.
         seed: Its seed.
         folder: Where its run lies, relative to the comparison's folder.
-        config: The run that trained it, in full.
+        config: The run that trained it, in full, and its `compare` settings.
         peft_config: Its adapter's config, as in `adapter_config.json`; None for `full`.
+        data_sha256: Digest of each file of its data, by path.
         created_at: When it was done: UTC, ISO 8601.
         measured: None where it failed.
         error: Why it failed, else empty.
@@ -145,6 +147,7 @@ class Row:
     folder: str
     config: dict[str, Any]
     peft_config: dict[str, Any] | None
+    data_sha256: dict[str, str]
     created_at: str
     measured: Measured | None
     error: str = ""
@@ -244,7 +247,7 @@ class Comparison:
     @property
     def higher_is_better(self) -> bool:
         """Whether more of `metric` is better."""
-        return self.metric in _HIGHER_IS_BETTER
+        return self.metric in HIGHER_IS_BETTER
 
     @property
     def measures(self) -> list[str]:
