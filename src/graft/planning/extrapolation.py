@@ -1,0 +1,128 @@
+"""The course of a whole step from the trace of one in which layers stand for others.
+
+Between two layers that are alike, the same happens: the curve of bytes over a layer is the same,
+a constant higher. So the part of a trace that belongs to a layer is repeated for all that it stands
+for, each time shifted by what the one before left behind.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from graft.planning.memory import KINDS, Moment
+from graft.planning.tracing import Event, Phase, Recorder, Stored
+
+__all__ = ["course"]
+
+_PLACE = {kind: index for index, kind in enumerate(KINDS)}
+Bytes = list[int]  # by kind
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A phase with the bytes at its start, at its highest moment and at its end."""
+
+    phase: Phase
+    start: Bytes
+    highest: Bytes
+    end: Bytes
+
+
+def course(recorder: Recorder) -> tuple[Moment, ...]:
+    """The moments of the step: the start of each of its phases, and the highest of each."""
+    settle_kinds(recorder)
+    stretches = list(_stretches(recorder))
+    passes = 1 + max(stretch.phase.batch for stretch in stretches)
+    moments: list[Moment] = []
+    lifted = [0] * len(KINDS)
+    for repeated, group in itertools.groupby(stretches, key=_stood_for):
+        own = list(group)
+        times = 1 if repeated is None else repeated[0]
+        left = [end - start for end, start in zip(own[-1].end, own[0].start, strict=True)]
+        for turn in range(times):
+            for stretch in own:
+                # Forwards the lower layers come first, backwards the upper ones.
+                repeat = turn if stretch.phase.name == "forward" else times - 1 - turn
+                words = _words(stretch.phase, repeat, passes)
+                moments += [_moment(words, at, lifted) for at in (stretch.start, stretch.highest)]
+            if turn < times - 1:
+                lifted = [a + b for a, b in zip(lifted, left, strict=True)]
+    return tuple(moments)
+
+
+def settle_kinds(recorder: Recorder) -> None:
+    """Say what the storages are for of which it was not known when they were made."""
+    backward: dict[int, int] = {}  # of each pass the first phase of its backward
+    for index, phase in enumerate(recorder.phases):
+        if phase.name == "backward":
+            backward.setdefault(phase.batch, index)
+    ends = {id(event.stored): event.phase for event in recorder.events if event.change < 0}
+    for event in recorder.events:
+        own = event.stored
+        if own.kind or own.born is None:
+            continue
+        kept = ends.get(id(own), len(recorder.phases)) >= backward.get(own.born.batch, 0)
+        if own.logits or (own.born.name == "loss" and not recorder.vocabulary and kept):
+            own.kind = "logits"
+        elif own.born.name == "recomputation":
+            own.kind = "recomputation"
+        elif own.born.name in ("forward", "loss") and kept:
+            own.kind = "activations"
+        else:
+            own.kind = "workspace"
+
+
+def _stretches(recorder: Recorder) -> Iterator[_Stretch]:
+    now = [0] * len(KINDS)
+    for own in recorder.held():
+        now[_PLACE[own.kind]] += own.bytes * _times(own)
+    events = [event for event in recorder.events if event.stored.born is not None]
+    at = 0
+    for index, phase in enumerate(recorder.phases):
+        start, highest, top = now.copy(), now.copy(), sum(now)
+        while at < len(events) and events[at].phase == index:
+            event = events[at]
+            at += 1
+            if event.change > 0 and sum(now) > top:  # what a sum in place has settled to
+                highest, top = now.copy(), sum(now)
+            now[_PLACE[event.stored.kind]] += (
+                event.change * event.stored.bytes * _weight(event, phase)
+            )
+            if event.change > 0 and not event.settles and sum(now) > top:
+                highest, top = now.copy(), sum(now)
+        if sum(now) > top:
+            highest = now.copy()
+        yield _Stretch(phase, start, highest, now.copy())
+
+
+def _weight(event: Event, phase: Phase) -> int:
+    """How many storages an event is of: the optimizer ends the gradients of all layers."""
+    born = event.stored.born
+    of_all = phase.name == "optimizer" and born is not None and born.name != "optimizer"
+    return _times(event.stored) if of_all else 1
+
+
+def _times(stored: Stored) -> int:
+    return 1 if stored.layer is None else stored.layer.times
+
+
+def _stood_for(stretch: _Stretch) -> tuple[int, str, int, bool] | None:
+    """What stretches have in common that are repeated together; None where they are not."""
+    layer = stretch.phase.layer
+    if layer is None or layer.times == 1:
+        return None
+    return layer.times, layer.stack, stretch.phase.batch, stretch.phase.name == "forward"
+
+
+def _words(phase: Phase, repeat: int, passes: int) -> str:
+    words = phase.name
+    if passes > 1 and phase.name != "optimizer":
+        words = f"{words} of pass {phase.batch + 1} of {passes}"
+    return words if phase.layer is None else f"{words}, {phase.layer.named(repeat)}"
+
+
+def _moment(words: str, at: Sequence[int], lifted: Sequence[int]) -> Moment:
+    total = (a + b for a, b in zip(at, lifted, strict=True))
+    return Moment(words, dict(zip(KINDS, total, strict=True)))
