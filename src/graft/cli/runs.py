@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -83,6 +83,8 @@ def _print_list(found: Sequence[PastRun], given: Sequence[Path]) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from graft.visible import visible
+
     if not found:
         places = ", ".join(str(folder.absolute()) for folder in given)
         typer.echo(f"no run in {places}")
@@ -94,7 +96,7 @@ def _print_list(found: Sequence[PastRun], given: Sequence[Path]) -> None:
     for number, base in enumerate(dict.fromkeys(run.base_model for run in found)):
         if number:
             console.print()
-        about = "base model not known" if base is None else f"base model {base}"
+        about = "base model not known" if base is None else f"base model {visible(base)}"
         console.print(Text(about, "bold"), soft_wrap=not console.is_terminal)
         console.print(_run_table([run for run in found if run.base_model == base], names))
     broken = [run for run in found if run.problems]
@@ -102,11 +104,13 @@ def _print_list(found: Sequence[PastRun], given: Sequence[Path]) -> None:
         console.print()
     for run in broken:
         line = f"! {names[run.folder]}: {'; '.join(run.problems)} (last written {_when(run)})"
-        console.print(Text(line, "yellow"), soft_wrap=not console.is_terminal)
+        console.print(Text(visible(line), "yellow"), soft_wrap=not console.is_terminal)
 
 
 def _run_table(found: Iterable[PastRun], names: dict[Path, str]) -> Table:
     from rich.table import Table
+
+    from graft.visible import visible
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("run", overflow="fold")
@@ -118,8 +122,8 @@ def _run_table(found: Iterable[PastRun], names: dict[Path, str]) -> Table:
         mark = "! " if run.problems else ""
         method = run.method or ""
         table.add_row(
-            mark + names[run.folder],
-            method if run.kind == "run" else f"{run.kind}: {method}",
+            mark + visible(names[run.folder]),
+            visible(method if run.kind == "run" else f"{run.kind}: {method}"),
             _shown(run.steps, ",.0f"),
             _shown(run.loss_before, ".4g"),
             _shown(run.loss_after, ".4g"),
@@ -192,26 +196,27 @@ def _print_difference(told: Difference) -> None:
     from rich.console import Console
     from rich.text import Text
 
+    from graft.visible import visible
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = 1000
-    console.print(Text.assemble(("a  ", "bold"), f"{told.a.folder}, {_when(told.a)}"))
-    console.print(Text.assemble(("b  ", "bold"), f"{told.b.folder}, {_when(told.b)}"))
     for run, letter in ((told.a, "a"), (told.b, "b")):
+        about = f"  {visible(str(run.folder))}, {_when(run)}"
+        console.print(Text.assemble((letter, "bold"), about))
         for problem in run.problems:
-            console.print(Text(f"! {letter}: {problem}", "yellow"))
-    for title, pairs in (
-        ("settings", told.settings),
-        ("data (SHA-256)", told.data),
-        ("versions", told.versions),
-        ("results", told.results),
-    ):
-        _print_pairs(title, pairs, console)
+            console.print(Text(f"! {visible(problem)}", "yellow"))
+    _print_pairs("settings", told.settings, console)
+    _print_pairs("data, SHA-256", {n: _digests(pair) for n, pair in told.data.items()}, console)
+    _print_pairs("versions", told.versions, console)
+    _print_pairs("results", told.results, console, changes=True)
     if told.same:
         console.print(f"\nthe same in both: {', '.join(told.same)}")
 
 
-def _print_pairs(title: str, pairs: dict[str, tuple[Any, Any]], console: Console) -> None:
+def _print_pairs(
+    title: str, pairs: Mapping[str, tuple[Any, ...]], console: Console, changes: bool = False
+) -> None:
     from rich.table import Table
 
     console.print()
@@ -220,28 +225,32 @@ def _print_pairs(title: str, pairs: dict[str, tuple[Any, Any]], console: Console
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column(title, overflow="fold")
-    compared = [_change(*pair) for pair in pairs.values()]
-    columns = ("a", "b", "b - a") if any(compared) else ("a", "b")
-    for heading in columns:
-        table.add_column(heading, overflow="fold", justify="right" if any(compared) else "left")
-    for (name, pair), change in zip(pairs.items(), compared, strict=True):
-        table.add_row(name, *map(_value, pair), *([change] if any(compared) else []))
+    for heading in ("a", "b", *(["b - a"] if changes else [])):
+        table.add_column(heading, overflow="fold", justify="right" if changes else "left")
+    for name, pair in pairs.items():
+        table.add_row(_value(name), *map(_value, pair), *([_change(*pair)] if changes else []))
     console.print(table)
 
 
+def _digests(pair: tuple[Any, Any]) -> tuple[Any, ...]:
+    """As much of two digests as tells them apart."""
+    return tuple(digest and str(digest)[:12] for digest in pair)
+
+
 def _value(value: Any) -> str:
+    from graft.visible import visible
+
     if value is None:
         return "-"
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:.5g}"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return f"{value:,}" if isinstance(value, int) else visible(str(value))
 
 
 def _change(a: Any, b: Any) -> str:
-    from graft.comparison.history import number
-
-    first, second = number(a), number(b)
-    if first is None or second is None:
+    if a is None or b is None:
         return ""
-    share = f" ({(second - first) / abs(first):+.1%})" if first else ""
-    return f"{second - first:+.4g}{share}"
+    share = f" ({(b - a) / abs(a):+.1%})" if a else ""
+    return (f"{b - a:+,}" if isinstance(b - a, int) else f"{b - a:+.4g}") + share

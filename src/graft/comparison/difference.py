@@ -46,7 +46,7 @@ class Difference:
 def difference(a: PastRun, b: PastRun) -> Difference:
     """Compare the files of two runs."""
     settings = _differing(flat_settings(a.settings), flat_settings(b.settings))
-    data = [_table(run.summary.get("data_sha256")) for run in (a, b)]
+    data = [_data(run) for run in (a, b)]
     moved = sorted(map(str, data[0].values())) == sorted(map(str, data[1].values()))
     results = [_results(run) for run in (a, b)]
     unequal = _differing(*results)
@@ -78,6 +78,14 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> Pairs:
     names: Iterable[str] = dict.fromkeys([*a, *b])
     return {name: (a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name)}
+
+
+def _data(run: PastRun) -> dict[Any, Any]:
+    """Digests by file; those of all adapters in a run of several."""
+    found = _table(run.summary.get("data_sha256"))
+    for adapter in _table(run.summary.get("adapters")).values():
+        found = found | _table(_table(adapter).get("data_sha256"))
+    return found
 
 
 def _results(run: PastRun) -> dict[str, Any]:

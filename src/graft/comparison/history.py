@@ -41,7 +41,8 @@ class PastRun:
         folder: Where its files are.
         kind: One adapter, several trained together, or a comparison.
         settings: What `run.yaml` says.
-        summary: What `summary.json` or `results.json` says; empty until the run is over.
+        summary: What `summary.json` says, or the like of it that a comparison came to; empty
+            until the run is over.
         records: The lines of `train_log.jsonl`.
         problems: What is missing or broken, in words.
         date: When something was last written, in local time.
@@ -138,8 +139,8 @@ def find_runs(folder: Path) -> tuple[list[PastRun], list[str]]:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` is one a run wrote to."""
-    has = {name for name in (_SETTINGS, _SUMMARY, _LOG, _COMPARISON) if (folder / name).is_file()}
-    return bool(has & {_LOG, _COMPARISON}) or {_SETTINGS, _SUMMARY} <= has
+    has = {path.name for path in _own_files(folder)}
+    return _LOG in has or (_SETTINGS in has and bool(has & {_SUMMARY, _COMPARISON}))
 
 
 def read_run(folder: Path) -> PastRun:
@@ -151,15 +152,19 @@ def read_run(folder: Path) -> PastRun:
     _require_folder(folder)
     if not is_run(folder):
         raise ConfigError(
-            f"{folder} is no run: it holds neither {_LOG} nor {_SUMMARY} beside {_SETTINGS}."
+            f"{folder} is no run: it holds neither {_LOG} nor {_SUMMARY} or {_COMPARISON} beside "
+            f"{_SETTINGS}."
         )
     problems: list[str] = []
     compared = (folder / _COMPARISON).is_file()
     summary = _read_json(folder / (_COMPARISON if compared else _SUMMARY), problems)
+    if compared and summary:
+        summary = _comparison(summary, problems)
     settings = _read_yaml(folder / _SETTINGS, problems)
     several = "adapters" in summary or len(settings.get("adapters") or ()) > 1
-    alone = not compared and not several
-    records = _read_log(folder / _LOG, problems) if alone else ()
+    records = () if compared or several else _read_log(folder / _LOG, problems)
+    if summary.get("failure"):
+        problems.append(f"failed: {summary['failure']}")
     written = max(p.stat().st_mtime for p in _own_files(folder))
     return PastRun(
         folder=folder,
@@ -221,6 +226,34 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
             return found
         problems.append(f"{path.name} is broken: no object in it")
     return {}
+
+
+def _comparison(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
+    """What `results.json` comes to, by the names of a `summary.json`."""
+    try:
+        whole, rows = raw["graft"], [record["graft"] for record in raw["results"]]
+        measured = [row["measured"] for row in rows if row["measured"] is not None]
+        peaks = [m["peak_bytes"] for m in measured if m["peak_bytes"] is not None]
+        summary = {
+            "base_model": whole["base"]["name"],
+            "seconds": sum(m["total_seconds"] for m in measured),
+            "peak_memory_gib": max(peaks) / 2**30 if peaks else None,
+            "data_sha256": whole["data_sha256"],
+            "versions": whole["versions"],
+            "points": {
+                group["point"]["name"]: {n: f["mean"] for n, f in group["figures"].items()}
+                for group in whole["groups"]
+            },
+        }
+    except (KeyError, TypeError, AttributeError):
+        problems.append(f"{_COMPARISON} is broken: no comparison in it")
+        return {}
+    if failed := len(rows) - len(measured):
+        problems.append(f"{failed} of {len(rows)} runs failed")
+    planned = number(whole.get("planned"))
+    if planned is not None and len(rows) < planned:
+        problems.append(f"stopped or still under way: {len(rows)} of {planned} runs are done")
+    return summary
 
 
 def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
