@@ -12,6 +12,8 @@ from graft.config import PeftType, TaskType
 from graft.data.collate import Collator
 from graft.methods import METHODS
 from graft.training.config import TrainConfig
+from graft.training.learner import Run
+from graft.training.loop import FitResult, Loop
 from tiny import SENTENCES, make_tokenizer, tiny_llama
 
 
@@ -97,3 +99,22 @@ def raw_run(base_folder, data_file, tmp_path) -> dict:
             "learning_rate": 1e-2,
         },
     }
+
+
+def fit_one(
+    model,
+    rows,
+    eval_rows,
+    collate,
+    settings,
+    *,
+    task_type,
+    store=None,
+    resume_from=None,
+    callbacks=(),
+) -> FitResult:
+    """Train whatever is trainable in `model`, as a run of one adapter does."""
+    loop = Loop(model, Run(rows, eval_rows, settings), collate, task_type, store)
+    if resume_from is not None:
+        loop.resume(resume_from)
+    return loop.run(callbacks)[""]

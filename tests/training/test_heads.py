@@ -22,11 +22,12 @@ from graft.data.spans import Span
 from graft.inference import Predictor
 from graft.training.batches import make_batch
 from graft.training.evaluate import evaluate
-from graft.training.loop import fit
 from graft.training.metrics import entity_f1, span_scores
 from graft.training.run import TrainResult, train
 from graft.training.runfile import parse_run_config
 from tiny import SENTENCES, bert_config, make_tokenizer, tiny_bert
+
+from .conftest import fit_one
 
 CPU = torch.device("cpu")
 NAMES = ["B-who", "I-who", "O"]
@@ -182,7 +183,7 @@ def test_only_adapter_and_head_learn(task_type, tag_data, answer_data, settings)
     backbone = {name: p.clone() for name, p in base.bert.state_dict().items()}
     model = get_peft_model(base, LoraConfig(task_type=task_type, target_modules="all-linear"))
     collate = Collator(make_tokenizer(), task_type)
-    run = fit(model, rows, rows[:6], collate, settings, task_type=task_type)
+    run = fit_one(model, rows, rows[:6], collate, settings, task_type=task_type)
     assert run.records[-1]["eval_loss"] < run.records[0]["eval_loss"]
     after = base.bert.state_dict()
     assert all(torch.equal(after[name], value) for name, value in backbone.items())

@@ -14,13 +14,13 @@ from graft.errors import CheckpointError, ConfigError
 from graft.methods import METHODS, make_config
 from graft.training.batches import Order, make_batch, split
 from graft.training.evaluate import evaluate
-from graft.training.loop import TrainingError, fit
+from graft.training.loop import TrainingError
 from graft.training.optimizer import trainable_parameters
 from graft.training.report import Callback
 from graft.training.state import Store
 from tiny import tiny_bert, tiny_llama
 
-from .conftest import needed_fields
+from .conftest import fit_one, needed_fields
 
 LM = TaskType.CAUSAL_LM
 
@@ -60,7 +60,9 @@ def test_accumulated_steps_equal_one_big_batch(lm_rows, lm_collator, settings, s
             "per_device_train_batch_size": batch_size,
             "gradient_accumulation_steps": accumulation,
         }
-        run = fit(model, lm_rows, None, lm_collator, settings.model_copy(update=same), task_type=LM)
+        run = fit_one(
+            model, lm_rows, None, lm_collator, settings.model_copy(update=same), task_type=LM
+        )
         results.append((weights(model), [record["loss"] for record in run.records]))
     (whole, whole_losses), (parts, part_losses) = results
     # transformers computes the loss in fp32, whatever the model's dtype.
@@ -81,7 +83,7 @@ def test_accumulated_steps_equal_one_big_batch(lm_rows, lm_collator, settings, s
 def test_steps_equal_a_loop_written_out(lm_rows, lm_collator, settings):
     settings = settings.model_copy(update={"max_grad_norm": 0.05, "warmup_steps": 2})
     model, other = attach(tiny_llama().double()), attach(tiny_llama().double())
-    run = fit(model, lm_rows, None, lm_collator, settings, task_type=LM)
+    run = fit_one(model, lm_rows, None, lm_collator, settings, task_type=LM)
 
     order = Order(len(lm_rows), 4, settings.seed)
     parameters = list(trainable_parameters(other).values())
@@ -105,8 +107,8 @@ def test_steps_equal_a_loop_written_out(lm_rows, lm_collator, settings):
 def test_the_logged_loss_is_the_mean_over_the_tokens_since_the_last_line(
     lm_rows, lm_collator, settings
 ):
-    fine = fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM).records
-    coarse = fit(
+    fine = fit_one(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM).records
+    coarse = fit_one(
         attach(tiny_llama()),
         lm_rows,
         None,
@@ -131,7 +133,7 @@ def test_only_the_adapter_learns(lm_rows, lm_collator, settings, method):
     model = attach(base, method, **needed_fields(method))
     start = weights(model)
     settings = settings.model_copy(update={"learning_rate": None})
-    run = fit(model, lm_rows, None, lm_collator, settings, task_type=LM)
+    run = fit_one(model, lm_rows, None, lm_collator, settings, task_type=LM)
     assert all(torch.equal(value, before[name]) for name, value in base.state_dict().items())
     assert any(not torch.equal(value, start[name]) for name, value in weights(model).items())
     peak = max(record["learning_rate"] for record in run.records)
@@ -139,7 +141,7 @@ def test_only_the_adapter_learns(lm_rows, lm_collator, settings, method):
 
 
 def test_counts(lm_rows, lm_collator, settings):
-    run = fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM)
+    run = fit_one(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM)
     order = Order(len(lm_rows), 4, settings.seed)
     seen = [i for step in range(6) for i in order.step(step)]
     assert run.progress.rows == len(seen)
@@ -150,9 +152,9 @@ def test_counts(lm_rows, lm_collator, settings):
 
 def test_gradient_checkpointing_changes_nothing(lm_rows, lm_collator, settings):
     plain, checkpointed = attach(tiny_llama()), attach(tiny_llama())
-    fit(plain, lm_rows, None, lm_collator, settings, task_type=LM)
+    fit_one(plain, lm_rows, None, lm_collator, settings, task_type=LM)
     on = settings.model_copy(update={"gradient_checkpointing": True})
-    fit(checkpointed, lm_rows, None, lm_collator, on, task_type=LM)
+    fit_one(checkpointed, lm_rows, None, lm_collator, on, task_type=LM)
     for name, weight in weights(plain).items():
         torch.testing.assert_close(weights(checkpointed)[name], weight)
 
@@ -210,7 +212,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path, request, setting
             model = PeftModel.from_pretrained(build(), checkpoint, is_trainable=True)
         else:
             model = attach(build(), method, task_type, **fields)
-        fit(
+        fit_one(
             model,
             rows[5:],
             rows[:5],
@@ -249,18 +251,20 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(
     settings = settings.model_copy(update={"save_steps": 2})
     saved = []
 
-    def fail_on_the_second(folder: Path) -> None:
+    def fail_on_the_second(name, folder: Path) -> None:
         saved.append(folder)
         if len(saved) == 2:
             raise OSError("disk full")
 
     store = Store(tmp_path, save_beside=fail_on_the_second)
     with pytest.raises(OSError, match="disk full"):
-        fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+        fit_one(
+            attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store
+        )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2", "train_log.jsonl"]
 
     resumed = PeftModel.from_pretrained(tiny_llama(), tmp_path / "checkpoint-2", is_trainable=True)
-    fit(
+    fit_one(
         resumed,
         lm_rows,
         None,
@@ -271,19 +275,19 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(
         resume_from=tmp_path / "checkpoint-2",
     )
     whole = attach(tiny_llama())
-    fit(whole, lm_rows, None, lm_collator, settings, task_type=LM)
+    fit_one(whole, lm_rows, None, lm_collator, settings, task_type=LM)
     for name, weight in weights(whole).items():
         assert torch.equal(weights(resumed)[name], weight)
 
 
 def test_another_run_is_not_resumed(tmp_path, lm_rows, lm_collator, settings):
-    store = Store(tmp_path, origin={"train.seed": 3, "data.train": "a"})
+    store = Store(tmp_path, origins={None: {"train.seed": 3, "data.train": "a"}})
     model = attach(tiny_llama())
-    fit(model, lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+    fit_one(model, lm_rows, None, lm_collator, settings, task_type=LM, store=store)
     before = (tmp_path / "train_log.jsonl").read_text()
-    other = Store(tmp_path, origin={"train.seed": 4, "data.train": "a"})
+    other = Store(tmp_path, origins={None: {"train.seed": 4, "data.train": "a"}})
     with pytest.raises(CheckpointError, match=r"train\.seed was 3 and is 4\. "):
-        fit(
+        fit_one(
             model,
             lm_rows,
             None,
@@ -299,7 +303,7 @@ def test_another_run_is_not_resumed(tmp_path, lm_rows, lm_collator, settings):
 def test_old_checkpoints_are_removed(tmp_path, lm_rows, lm_collator, settings):
     settings = settings.model_copy(update={"save_steps": 1})
     store = Store(tmp_path, keep=2)
-    fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+    fit_one(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
     assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
 
 
@@ -308,7 +312,7 @@ def test_old_checkpoints_are_removed(tmp_path, lm_rows, lm_collator, settings):
 
 def test_evaluates_the_base_model_first_and_the_adapter_last(lm_rows, lm_collator, settings):
     model = attach(tiny_llama())
-    run = fit(model, lm_rows[5:], lm_rows[:5], lm_collator, settings, task_type=LM)
+    run = fit_one(model, lm_rows[5:], lm_rows[:5], lm_collator, settings, task_type=LM)
     cpu = torch.device("cpu")
     before = evaluate(tiny_llama(), lm_rows[:5], lm_collator, LM, 8, cpu)
     after = evaluate(model, lm_rows[:5], lm_collator, LM, 8, cpu)
@@ -330,7 +334,7 @@ def test_stops_once_the_evaluation_no_longer_gets_better(
     settings = settings.model_copy(
         update={"max_steps": 60, "eval_steps": 2, "early_stopping_patience": patience}
     )
-    run = fit(
+    run = fit_one(
         attach(tiny_bert(), task_type=TaskType.SEQ_CLS),
         class_rows,
         opposite,
@@ -352,7 +356,7 @@ def test_ends_with_the_best_adapter_where_asked(tmp_path, class_rows, class_coll
     opposite = [{**row, "labels": 1 - row["labels"]} for row in class_rows]
     changes = {"max_steps": 20, "eval_steps": 2, "load_best_model_at_end": True}
     model = attach(tiny_bert(), task_type=TaskType.SEQ_CLS)
-    run = fit(
+    run = fit_one(
         model,
         class_rows,
         opposite,
@@ -380,16 +384,18 @@ def test_settings_that_need_evaluation_rows(tmp_path, lm_rows, lm_collator, sett
     store = Store(tmp_path / "out")
     settings = settings.model_copy(update=setting)
     with pytest.raises(ConfigError, match=next(iter(setting))):
-        fit(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
+        fit_one(
+            attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store
+        )
     assert not (tmp_path / "out").exists()
 
 
 def test_nothing_to_train(lm_rows, lm_collator, settings):
     model = attach(tiny_llama()).requires_grad_(False)
     with pytest.raises(ConfigError, match="trainable"):
-        fit(model, lm_rows, None, lm_collator, settings, task_type=LM)
+        fit_one(model, lm_rows, None, lm_collator, settings, task_type=LM)
     with pytest.raises(ConfigError, match="no rows"):
-        fit(attach(tiny_llama()), [], None, lm_collator, settings, task_type=LM)
+        fit_one(attach(tiny_llama()), [], None, lm_collator, settings, task_type=LM)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path, lm_rows, lm_collator, settings):
@@ -402,7 +408,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, lm_rows, lm_collator, 
     settings = settings.model_copy(update={"save_steps": 1, "logging_steps": 2})
     model = attach(tiny_llama())
     with pytest.raises(TrainingError, match=r"step 4 to 4.*learning rate"):
-        fit(
+        fit_one(
             model,
             lm_rows,
             None,

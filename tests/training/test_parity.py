@@ -16,9 +16,10 @@ from graft.config import TaskType
 from graft.data.collate import Collator
 from graft.training.batches import Order
 from graft.training.config import TrainConfig
-from graft.training.loop import fit
 from interop.oracle import PEFT_WARNS, copy_weights
 from tiny import make_tokenizer, tiny_llama
+
+from .conftest import fit_one
 
 STEPS, BATCH = 50, 4
 TARGETS = {"target_modules": "all-linear"}
@@ -72,7 +73,7 @@ def rows() -> list[dict[str, list[int]]]:
 
 def by_graft(model: graft.PeftModel, rows, rate: float) -> list[float]:
     collate = Collator(make_tokenizer(), TaskType.CAUSAL_LM)
-    run = fit(model, rows, None, collate, settings(rate), task_type=TaskType.CAUSAL_LM)
+    run = fit_one(model, rows, None, collate, settings(rate), task_type=TaskType.CAUSAL_LM)
     return [record["loss"] for record in run.records]
 
 

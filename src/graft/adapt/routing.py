@@ -41,12 +41,15 @@ class Router:
         packed: Whether they are groups of tokens in a batch of one row.
         noise: By adapter a number from which its dropout follows, whatever other rows the batch
             has; an adapter without one draws from torch's generator.
+        kept: What sites have made of their adapters and may use again, by site, while groups and
+            adapters stay as they are; None where they may not.
     """
 
     def __init__(self) -> None:
         self.groups: tuple[RowGroup, ...] = ()
         self.packed = False
         self.noise: Mapping[str, int] = {}
+        self.kept: dict[Any, Any] | None = None
         self._source: tuple[RowGroup, ...] = ()
         self._within: Callable[[], AbstractContextManager] = nullcontext
 
@@ -75,6 +78,15 @@ class Router:
                 yield
         finally:
             self.groups, self.packed, self._within, self._source = previous
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Let sites use again what they make of their adapters, inside the block."""
+        previous, self.kept = self.kept, {}
+        try:
+            yield
+        finally:
+            self.kept = previous
 
     def seeded(self, affine: Affine, adapter: str, place: str) -> Affine:
         """`affine` of `adapter`, with the seed of its dropout at `place` where there is one."""

@@ -43,9 +43,20 @@ def train(
     from graft.training.run import train as run
 
     result = run(config, resume=resume, callbacks=[Terminal()])
-    for line in _closing_lines(result.summary):
-        typer.echo(line)
-    typer.echo(f"adapter ({result.summary['saved']}): {result.output_dir}")
+    for name, summary in result.summary.get("adapters", {"": result.summary}).items():
+        if name:
+            typer.echo(f"{name}:")
+        for line in _closing_lines(summary):
+            typer.echo(f"  {line}" if name else line)
+    if len(result.results) == 1:
+        typer.echo(f"adapter ({result.summary['saved']}): {result.output_dir}")
+        return
+    typer.echo(
+        f"together: {result.summary['tokens']:,} tokens in {result.summary['seconds']:.1f} s; "
+        f"adapters: {result.output_dir}/NAME"
+    )
+    if result.failures:
+        raise RuntimeError(f"These adapters left the run: {', '.join(result.failures)}.")
 
 
 def _rehearse(config: RunConfig, resume: bool) -> None:

@@ -37,6 +37,7 @@ from graft.hub import load_model, load_tokenizer
 from graft.methods import make_config
 from graft.training.batches import Rows
 from graft.training.config import TrainConfig
+from graft.training.learner import Run
 from graft.training.loop import fit
 from graft.training.report import Callback
 
@@ -104,17 +105,11 @@ def run_demo(
     results = []
     for method, chosen in settings.items():
         _note(callbacks, f"\n{method}")
-        set_seed(SEED)  # of the adapter's start; `fit` sets it again for the rest
+        set_seed(SEED)  # of the adapter's start
         model = get_peft_model(base, configs[method])
-        fitted = fit(
-            model,
-            train,
-            None,
-            Collator(tokenizer, _TASK),
-            _train_config(chosen),
-            task_type=_TASK,
-            callbacks=callbacks,
-        )
+        run = Run(train, settings=_train_config(chosen))
+        collate = Collator(tokenizer, _TASK)
+        fitted = fit(model, run, collate, task_type=_TASK, callbacks=callbacks)[""]
         after = exact_match(write_records(model, tokenizer, heldout), heldout)
         result = MethodResult(
             method=method,

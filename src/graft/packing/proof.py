@@ -38,6 +38,15 @@ def packed_forward(model: PeftModel) -> PackedForward | PackedPairs:
     return PackedPairs(model) if is_encoder_decoder(model.base_model) else PackedForward(model)
 
 
+def packed_forward(model: PeftModel) -> PackedForward | PackedPairs:
+    """What would compute the loss of packed rows, as far as the build of a language model tells.
+
+    Raises:
+        Unpackable: With the reason why batches of this model have to be padded.
+    """
+    return PackedPairs(model) if is_encoder_decoder(model.base_model) else PackedForward(model)
+
+
 def proven_forward(model: PeftModel) -> PackedForward | PackedPairs:
     """What computes the loss of packed rows, for a language model.
 

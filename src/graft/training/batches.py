@@ -7,11 +7,14 @@ to find its place. What is in a row, and padding, are `graft.data`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
+import datasets
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from graft.config import TaskType
@@ -19,9 +22,27 @@ from graft.data.template import IGNORED
 from graft.errors import DataError
 from graft.training.config import TrainConfig
 
-__all__ = ["Batch", "Collate", "Order", "Rows", "make_batch", "split", "total_steps"]
+__all__ = [
+    "Batch",
+    "Collate",
+    "Order",
+    "Rows",
+    "joined",
+    "make_batch",
+    "row_lengths",
+    "split",
+    "total_steps",
+]
 
-Rows = Sequence[Mapping[str, Any]]
+
+class Rows(Protocol):
+    """Tokenised rows, such as a `datasets.Dataset` or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 Collate = Callable[[list[Any]], dict[str, Tensor]]
 
 
@@ -41,6 +62,16 @@ class Batch:
     rows: int
     targets: int
     tokens: int
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch with its tensors on `device`."""
+        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        return replace(self, inputs=inputs)
+
+    @property
+    def width(self) -> int:
+        """Columns of its inputs."""
+        return self.inputs["input_ids"].shape[1]
 
 
 def make_batch(rows: list[Any], collate: Collate, task_type: TaskType) -> Batch:
@@ -64,6 +95,31 @@ def make_batch(rows: list[Any], collate: Collate, task_type: TaskType) -> Batch:
     if task_type is TaskType.SEQ_2_SEQ_LM:
         tokens += targets  # the decoder's
     return Batch(inputs, len(rows), targets, tokens)
+
+
+def joined(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """The inputs of `batches` as those of one batch, padded on the right to the longest row."""
+    out: dict[str, Tensor] = {}
+    for name in batches[0].inputs:
+        values = [batch.inputs[name] for batch in batches]
+        if values[0].ndim > 1:
+            width = max(value.shape[1] for value in values)
+            pad = IGNORED if name == "labels" else 0
+            values = [F.pad(value, (0, width - value.shape[1]), value=pad) for value in values]
+        out[name] = torch.cat(values)
+    return out
+
+
+def row_lengths(rows: Rows) -> np.ndarray:
+    """Tokens of each row's input."""
+    if not isinstance(rows, datasets.Dataset):
+        return np.array([len(rows[i]["input_ids"]) for i in range(len(rows))])
+    table = rows.select_columns("input_ids").with_format("arrow")
+    pieces: Any = table.iter(batch_size=10_000)  # all at once would be all of their tokens
+    counts = [
+        chunk.value_lengths().to_numpy() for piece in pieces for chunk in piece["input_ids"].chunks
+    ]
+    return np.concatenate(counts) if counts else np.zeros(0, int)
 
 
 def split(indices: Sequence[int], size: int) -> list[Sequence[int]]:

@@ -40,6 +40,7 @@ _NO_NAME = (
     "`adapters` gives its adapter no name: write `adapters: {assistant: {method: ...}}`, with the "
     "settings below the name."
 )
+_OF_COMPARISONS = ("grid", "compare")  # sections that a run file for `graft compare` has
 _MISSING = {
     "base_model": "name the frozen model, such as `base_model: hf:ORG/NAME`",
     "task_type": "say what the model is for, such as `task_type: CAUSAL_LM`",
@@ -132,6 +133,8 @@ class _Walk:
     def unknown(self, path: str, value: Any, valid: list[str]) -> str:
         """A sentence on the setting `path`, which is none of its siblings `valid`."""
         section, _, leaf = path.rpartition(".")
+        if path in _OF_COMPARISONS:
+            return f"`{path}` is a section for `graft compare`; this command takes one run."
         owners = methods_with(leaf)
         if section.startswith("adapters.") and owners:
             return f"`{path}` is a setting of {', '.join(owners)}, not of {self.method}."

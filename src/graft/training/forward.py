@@ -1,14 +1,18 @@
-"""The loss of a batch: on packed rows where the model can, else on padded ones.
+"""The loss of one forward pass: on packed rows where the model can, else on padded ones.
 
-A model is tried before its first step; what it cannot do is told, and its batches are padded.
+A pass holds a batch of one adapter, or batches of several whose rows are routed. A model is tried
+before its first step; what it cannot do is told, and its batches are padded.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from graft.adapt import PeftModel
@@ -16,94 +20,167 @@ from graft.config import TaskType
 from graft.packing import (
     PackedForward,
     PackedLayers,
+    PackedPairs,
     Unpackable,
+    packed_forward,
     proven_forward,
     proven_layers,
     without_cache,
 )
+from graft.training.batches import Batch, joined
+from graft.training.losses import summed_loss
 
-__all__ = ["Forward", "make_forward", "without_dropout"]
+__all__ = ["Forward", "Part", "make_forward", "without_dropout"]
 
-Inputs = dict[str, Tensor]
+
+@dataclass(frozen=True)
+class Part:
+    """One batch in a forward pass.
+
+    Attributes:
+        batch: On the model's device.
+        weight: Of each of its targets in the loss of the pass.
+        adapter: Whose rows they are; None: of whatever adapters are active.
+    """
+
+    batch: Batch
+    weight: float
+    adapter: str | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The adapter of each row."""
+        assert self.adapter is not None
+        return [self.adapter] * self.batch.rows
 
 
 class Forward(ABC):
-    """How a batch meets the model.
+    """How batches meet the model.
 
     Attributes:
         how: In words.
+        pads: Whether rows are as long as the longest one of the pass.
     """
 
     how: str
+    pads: bool
 
     @abstractmethod
-    def loss(self, inputs: Inputs, targets: int) -> Tensor:
-        """The mean loss over the labels of a padded batch, of which there are `targets`."""
+    def loss(self, parts: Sequence[Part]) -> tuple[Tensor, list[Tensor]]:
+        """The weighted sum of the targets' losses, and each part's share, without a gradient.
+
+        Args:
+            parts: Batches of different adapters, or one.
+        """
 
 
-def make_forward(model: PeftModel, task_type: TaskType) -> Forward:
-    """The leanest way that gives the model's own results; see `graft.packing.proof`."""
-    kind = next(model.base_model.parameters()).device.type
+def make_forward(
+    model: PeftModel, task_type: TaskType, kind: str | None = None, proven: bool = True
+) -> Forward:
+    """The leanest way that gives the model's own results; see `graft.packing.proof`.
+
+    Args:
+        model: The base model with its adapters.
+        task_type: What the rows are.
+        kind: Of device; None: where the model is.
+        proven: False: whether a model packs is told from its build alone, without any numbers.
+    """
+    kind = kind or next(model.base_model.parameters()).device.type
     if kind != "cpu":
         # Segments are attended to one by one: on a GPU that may cost more than padding.
-        return _Padded(model, f"packing has not been measured on {kind}")
+        return _Padded(model, task_type, f"packing has not been measured on {kind}")
     try:
-        if task_type is TaskType.CAUSAL_LM:
-            return _Rows(proven_forward(model))
-        return _Layers(proven_layers(model))
+        if task_type in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM):
+            return _Rows(proven_forward(model) if proven else packed_forward(model), task_type)
+        return _Layers(proven_layers(model) if proven else PackedLayers(model), task_type)
     except Unpackable as reason:
-        return _Padded(model, str(reason))
+        return _Padded(model, task_type, str(reason))
 
 
 class _Rows(Forward):
-    """CAUSAL_LM: rows one behind the other, the head where there is a label."""
+    """Language models: rows one behind the other, the head where there is a label."""
 
     how = "rows are packed"
+    pads = False
 
-    def __init__(self, packed: PackedForward) -> None:
-        self.packed = packed
+    def __init__(self, packed: PackedForward | PackedPairs, task_type: TaskType) -> None:
+        self.packed, self.task_type = packed, task_type
 
-    def loss(self, inputs: Inputs, targets: int) -> Tensor:
-        kept = inputs["attention_mask"].bool()
-        pairs = zip(inputs["input_ids"], inputs["labels"], kept, strict=True)
-        rows, labels = zip(*((ids[k], own[k]) for ids, own, k in pairs), strict=True)
-        total, _ = self.packed.loss(rows, labels, [1 / targets] * len(rows))
-        return total
-
-
-class _Layers(Forward):
-    """Any other task: the layers see packed rows, what is in front and behind padded ones."""
-
-    how = "rows are packed between embeddings and head"
-
-    def __init__(self, packed: PackedLayers) -> None:
-        self.packed = packed
-        self.options = without_cache(packed.model)
-
-    def loss(self, inputs: Inputs, targets: int) -> Tensor:
-        with self.packed.packing(inputs["attention_mask"]):
-            return self.packed.model(**inputs, **self.options).loss
+    def loss(self, parts: Sequence[Part]) -> tuple[Tensor, list[Tensor]]:
+        rows: list[Tensor] = []
+        labels: list[Tensor] = []
+        for part in parts:
+            inputs = part.batch.inputs
+            kept = inputs["attention_mask"].bool()
+            rows += [ids[own] for ids, own in zip(inputs["input_ids"], kept, strict=True)]
+            if self.task_type is TaskType.CAUSAL_LM:
+                labels += [ids[own] for ids, own in zip(inputs["labels"], kept, strict=True)]
+            else:  # a target is of a length of its own
+                labels += list(inputs["labels"])
+        sizes = [part.batch.rows for part in parts]
+        weights = [part.weight for part in parts for _ in range(part.batch.rows)]
+        total, by_row = self.packed.loss(rows, labels, weights, _names(parts))
+        shares = zip(by_row.split(sizes), parts, strict=True)
+        return total, [own.sum() * part.weight for own, part in shares]
 
 
 class _Padded(Forward):
-    """Whatever cannot be packed."""
+    """Rows as long as the longest one: whatever cannot be packed."""
 
-    def __init__(self, model: PeftModel, reason: str) -> None:
-        self.model = model
+    pads = True
+
+    def __init__(self, model: PeftModel, task_type: TaskType, reason: str) -> None:
+        self.model, self.task_type = model, task_type
         self.how = f"rows are padded ({reason.rstrip('.')})"
 
-    def loss(self, inputs: Inputs, targets: int) -> Tensor:
-        return self.model(**inputs).loss
+    def loss(self, parts: Sequence[Part]) -> tuple[Tensor, list[Tensor]]:
+        names = _names(parts)
+        if names is None:
+            (part,) = parts
+            mean = self._outputs(part.batch.inputs, None).loss
+            total = mean * (part.batch.targets * part.weight)
+            return total, [total.detach()]
+        outputs = self._outputs(joined([part.batch for part in parts]), names)
+        sums = summed_loss(self.task_type, outputs, [part.batch.inputs for part in parts])
+        weighted = [own * part.weight for own, part in zip(sums, parts, strict=True)]
+        return torch.stack(weighted).sum(), [own.detach() for own in weighted]
+
+    def _outputs(self, inputs: dict[str, Tensor], names: list[str] | None) -> Any:
+        return self.model(**inputs, adapter_names=names)
+
+
+class _Layers(_Padded):
+    """Layers see packed rows, what is in front of them and behind padded ones."""
+
+    pads = False  # what grows with the longest row is small
+
+    def __init__(self, packed: PackedLayers, task_type: TaskType) -> None:
+        super().__init__(packed.model, task_type, "")
+        self.how = "rows are packed between embeddings and head"
+        self.packed = packed
+        self.options = without_cache(packed.model)
+
+    def _outputs(self, inputs: dict[str, Tensor], names: list[str] | None) -> Any:
+        with self.packed.packing(inputs["attention_mask"], names):
+            return self.model(**inputs, **self.options, adapter_names=names)
+
+
+def _names(parts: Sequence[Part]) -> list[str] | None:
+    """The adapter of each row; None where the active ones act on all."""
+    if parts[0].adapter is None:
+        return None
+    return [name for part in parts for name in part.names]
 
 
 @contextmanager
-def without_dropout(base: nn.Module) -> Iterator[None]:
-    """Switch off all dropout of a frozen base model inside the block.
+def without_dropout(model: PeftModel) -> Iterator[None]:
+    """Switch off all dropout of a frozen base model, and of heads beside it, inside the block.
 
     What is frozen is not regularised, and is the same in every step and for every adapter.
     """
+    heads = [head for name in model.adapters for head in model.adapter(name).saved.values()]
     before: list[tuple[nn.Module, str, float]] = []
-    for module in base.modules():
+    for module in [m for root in (model.base_model, *heads) for m in root.modules()]:
         for name, value in vars(module).items():
             of_dropout = name == "p" if isinstance(module, nn.Dropout) else "drop" in name
             if of_dropout and isinstance(value, float):

@@ -1,4 +1,4 @@
-"""The most memory that was in use, as the device itself counts it."""
+"""Memory in use, now and at the most, as the device itself counts it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["peak_memory_gib", "reset_peak_memory"]
+__all__ = ["peak_memory_gib", "reset_peak_memory", "resident_bytes"]
 
 _GIB = 2**30
 
@@ -28,11 +28,21 @@ def peak_memory_gib(device: torch.device) -> float | None:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / _GIB
     if sys.platform == "linux":
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024 / _GIB
+        return _status("VmHWM") / _GIB
     if sys.platform == "darwin":
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _GIB
     return None
+
+
+def resident_bytes() -> int:
+    """Memory that the process holds now; 0 where the system does not tell."""
+    return _status("VmRSS") if sys.platform == "linux" else 0
+
+
+def _status(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    return 0

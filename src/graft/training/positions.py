@@ -18,14 +18,17 @@ __all__ = ["room_for_text", "within"]
 
 
 def room_for_text(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many tokens of a row the base model can read, beside the adapter's virtual tokens.
+    """How many tokens of a row the base model can read, beside virtual tokens.
 
     Raises:
         ConfigError: They leave no room, or there is no such model.
         CheckpointError: The model has no config.
     """
     positions = positions_of(load_config(config.base_model, config.revision), tokenizer)
-    virtual = getattr(config.adapter.peft_config(config.task_type), "num_virtual_tokens", 0)
+    virtual = max(
+        getattr(adapter.peft_config(config.task_type), "num_virtual_tokens", 0)
+        for adapter in config.adapters.values()
+    )
     if positions - virtual < 2:
         raise ConfigError(
             f"{virtual:,} virtual tokens leave no room for text: {config.base_model} has "

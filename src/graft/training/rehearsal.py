@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from graft.training.config import RunConfig
-from graft.training.loop import Rehearsal, rehearse
-from graft.training.setup import Setup, set_up
+from graft.training.loop import Rehearsal
+from graft.training.setup import Lesson, Setup, set_up
 
 __all__ = ["DryRun", "dry_run", "spark"]
 
@@ -24,64 +24,55 @@ class DryRun:
 
     Attributes:
         setup: What it would start with.
-        rehearsal: Its first batch, its steps and their learning rates.
+        rehearsals: Of each adapter its first batch, its steps and their learning rates.
     """
 
     setup: Setup
-    rehearsal: Rehearsal
+    rehearsals: list[Rehearsal]
 
     def lines(self) -> list[str]:
         """What people want to know before they start it."""
-        return [*self._model(), *self._steps(), self._first_batch(), *self._files()]
-
-    def _model(self) -> list[str]:
-        config, start = self.setup.config, self.rehearsal.start
-        name, adapter = next(iter(config.adapters.items()))
-        return [
-            f"base model: {config.base_model} ({type(self.setup.model.base_model).__name__}, "
-            f"{config.task_type}) on {start.device}",
-            f"adapter {name}: {adapter.method}, trains {start.trainable:,} of "
-            f"{start.parameters:,} parameters ({start.trainable / start.parameters:.2%})",
+        base = self.setup.model.base_model
+        config = self.setup.config
+        device = next(base.parameters()).device
+        lines = [
+            f"base model: {config.base_model} ({type(base).__name__}, {config.task_type}) on "
+            f"{device}"
         ]
-
-    def _steps(self) -> list[str]:
-        train, start = self.setup.config.train, self.rehearsal.start
-        each, rates = self.rehearsal.steps_per_epoch, self.rehearsal.rates
-        tokens = self.setup.data.tokens
-        size, pieces = train.per_device_train_batch_size, train.gradient_accumulation_steps
-        top = max(range(len(rates)), key=rates.__getitem__)
-        at_step = f" (step {top + 1:,})" if top else ""
-        done = f", {start.step:,} of them done" if start.step else ""
-        return [
-            f"rows: {start.rows:,} to train on, {start.eval_rows:,} to evaluate on",
-            f"steps: {start.steps:,}{done}; {each:,} an epoch, each of {size * pieces:,} rows"
-            + (f" ({pieces} batches of {size})" if pieces > 1 else ""),
-            f"tokens: {tokens:,} an epoch, about {round(tokens * start.steps / each):,} in all",
-            f"batches: {start.batches}",
-            f"learning rate: {spark(rates)} {train.lr_scheduler_type}, "
-            f"{rates[0]:.3g} -> {rates[top]:.3g}{at_step} -> {rates[-1]:.3g}",
-        ]
-
-    def _first_batch(self) -> str:
-        batch = self.rehearsal.batch
-        return (
-            f"first batch: {batch.rows:,} rows, {batch.tokens:,} tokens, "
-            f"{batch.targets:,} targets; loss {self.rehearsal.loss:.4f}"
-        )
-
-    def _files(self) -> list[str]:
-        train, folder = self.setup.config.train, self.setup.output_dir
-        evaluated = ""
-        if self.rehearsal.start.eval_rows:
-            evaluated = f"evaluates {_when(train.eval_steps)}, "
-        there = ", replacing the run that is there" if folder.exists() else ""
+        for rehearsal, lesson in zip(self.rehearsals, self.setup.lessons.values(), strict=True):
+            lines += _of_adapter(rehearsal, lesson)
+        there = ", replacing the run that is there" if self.setup.output_dir.exists() else ""
         if self.setup.checkpoint is not None:
             there = f", going on from {self.setup.checkpoint.name}"
-        return [
-            f"when: {evaluated}saves {_when(train.save_steps)}, "
-            f"logs every {_steps(train.logging_steps)}",
-            f"writes to: {folder}{there}",
-        ]
+        return [*lines, f"writes to: {self.setup.output_dir}{there}"]
+
+
+def _of_adapter(rehearsal: Rehearsal, lesson: Lesson) -> list[str]:
+    name, adapter = next(iter(lesson.config.adapters.items()))
+    start = rehearsal.learner.start(rehearsal.how)
+    train, rates, batch = lesson.config.train, rehearsal.rates, rehearsal.batch
+    each = rehearsal.learner.order.steps_per_epoch
+    size, pieces = train.per_device_train_batch_size, train.gradient_accumulation_steps
+    top = max(range(len(rates)), key=rates.__getitem__)
+    at_step = f" (step {top + 1:,})" if top else ""
+    done = f", {start.step:,} of them done" if start.step else ""
+    tokens = lesson.data.tokens
+    evaluated = f"evaluates {_when(train.eval_steps)}, " if start.eval_rows else ""
+    return [
+        f"adapter {name}: {adapter.method}, trains {start.trainable:,} of "
+        f"{start.parameters:,} parameters ({start.trainable / start.parameters:.2%})",
+        f"rows: {start.rows:,} to train on, {start.eval_rows:,} to evaluate on",
+        f"steps: {start.steps:,}{done}; {each:,} an epoch, each of {size * pieces:,} rows"
+        + (f" ({pieces} batches of {size})" if pieces > 1 else ""),
+        f"tokens: {tokens:,} an epoch, about {round(tokens * start.steps / each):,} in all",
+        f"batches: {start.batches}",
+        f"learning rate: {spark(rates)} {train.lr_scheduler_type}, "
+        f"{rates[0]:.3g} -> {rates[top]:.3g}{at_step} -> {rates[-1]:.3g}",
+        f"first batch: {batch.rows:,} rows, {batch.tokens:,} tokens, "
+        f"{batch.targets:,} targets; loss {rehearsal.loss:.4f}",
+        f"when: {evaluated}saves {_when(train.save_steps)}, logs every "
+        f"{_steps(train.logging_steps)}",
+    ]
 
 
 def dry_run(
@@ -99,7 +90,7 @@ def dry_run(
         TrainingError: The loss of the first batch is no number.
     """
     setup = set_up(config, resume, tell)
-    return DryRun(setup, rehearse(**setup.for_fit()))
+    return DryRun(setup, setup.loop().rehearse())
 
 
 def spark(values: Sequence[float], width: int = 30) -> str:

@@ -7,12 +7,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from graft.atomic import write_text
@@ -50,6 +52,10 @@ class Start:
 
 class Callback:
     """Hears of a run. Override what is of interest."""
+
+    def of(self, adapter: str | None) -> Callback:
+        """Who hears of one adapter of the run; None where the run has one only."""
+        return self
 
     def note(self, text: str) -> None:
         """A decision or a fact about the input that people should see."""
@@ -121,17 +127,49 @@ def _records_until(step: int, path: Path) -> list[Record]:
 
 
 class Terminal(Callback):
-    """A progress bar on a terminal, plain lines anywhere else."""
+    """A progress bar for each adapter on a terminal, plain lines anywhere else."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console()
-        self._bar: Progress | None = None
-        self._task = TaskID(0)
-        self._steps = 0
-        self._record: Record = {}
+        self._bars: Progress | None = None
+
+    def of(self, adapter: str | None) -> Callback:
+        return _Line(self, adapter)
 
     def note(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def bars(self) -> Progress | None:
+        """Where bars are drawn, none of which may be there yet; None: nowhere."""
+        if self._bars is None and self.console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                MofNCompleteColumn(),
+                BarColumn(20),
+                TextColumn("{task.fields[shown]}"),
+            )
+            self._bars = Progress(*columns, console=self.console, transient=True)
+            self._bars.start()
+        return self._bars
+
+    def on_end(self) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+class _Line(Callback):
+    """One adapter's bar, or its lines."""
+
+    def __init__(self, terminal: Terminal, adapter: str | None) -> None:
+        self.terminal = terminal
+        self.name = adapter or ""
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._steps = 0
+
+    def note(self, text: str) -> None:
+        self.terminal.note(f"{self.name}: {text}" if self.name else text)
 
     def on_start(self, start: Start) -> None:
         share = start.trainable / start.parameters
@@ -143,11 +181,11 @@ class Terminal(Callback):
         )
         self.note(f"batches: {start.batches}")
         self._steps = start.steps
-        if self.console.is_terminal:
-            columns = (MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[shown]}"))
-            self._bar = Progress(*columns, console=self.console, transient=True)
-            self._task = self._bar.add_task("", total=start.steps, completed=start.step, shown="")
-            self._bar.start()
+        self._bar = self.terminal.bars()
+        if self._bar is not None:
+            self._task = self._bar.add_task(
+                escape(self.name), total=start.steps, completed=start.step, shown=""
+            )
 
     def on_step(self, step: int) -> None:
         if self._bar is not None:
@@ -166,11 +204,6 @@ class Terminal(Callback):
         when = f"step {record['step']}" if record["step"] else "before training"
         self.note(f"evaluation, {when}: {metrics}")
 
-    def on_end(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-
 
 def _shown(record: Record, steps: int) -> str:
     left = (steps - record["step"]) * record["seconds"] / record["step"]
@@ -185,17 +218,21 @@ def _shown(record: Record, steps: int) -> str:
     return "  ".join(part for part in parts if part)
 
 
-def draw_losses(records: list[Record], path: Path) -> None:
-    """The losses over the steps, as a PNG."""
+def draw_losses(records: Mapping[str, list[Record]], path: Path) -> None:
+    """The losses of each adapter over its steps, as a PNG; a run of one gives no name."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
-    for name, label, mark in (("loss", "training", ""), ("eval_loss", "evaluation", "o")):
-        points = [(r["step"], r[name]) for r in records if name in r]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker=mark or None)
+    for number, (adapter, own) in enumerate(records.items()):
+        for name, label, style in (("loss", "training", "-"), ("eval_loss", "evaluation", "o--")):
+            points = [(r["step"], r[name]) for r in own if name in r]
+            if not points:
+                continue
+            shown = f"{adapter}, {label}" if adapter else label
+            color = f"C{number}" if adapter else None
+            axes.plot(*zip(*points, strict=True), style, label=shown, color=color)
     if axes.lines:
         axes.legend()
     axes.grid(alpha=0.3)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graft.adapt import PeftModel
 from graft.atomic import write_text
 from graft.hub import LABELS_NAME
 from graft.training.config import RunConfig
-from graft.training.loop import FitResult, TrainingError, fit
-from graft.training.report import Callback, Start, draw_losses
+from graft.training.forecast import Forecast, Watch
+from graft.training.loop import FitResult, TrainingError
+from graft.training.report import Callback, draw_losses
 from graft.training.runfile import dump_run_config
 from graft.training.setup import Setup, set_up
 from graft.training.state import checkpoints
+from graft.training.summary import summary_of, versions
 
 __all__ = ["TrainResult", "train"]
 
@@ -44,49 +44,80 @@ class TrainResult:
     """A finished run.
 
     Attributes:
-        output_dir: Folder with the adapter.
-        summary: What `summary.json` says.
-        model: The base model with the trained adapter.
-        tokenizer: Its tokenizer, with the chat template that was trained.
+        output_dir: Folder with the adapter, or with a folder for each of several.
+        summary: What its `summary.json` says.
+        model: The base model with the trained adapters.
+        tokenizer: Its tokenizer; in a run of one adapter with the chat template that was trained.
+        results: Of each adapter, by name.
     """
 
     output_dir: Path
     summary: dict[str, Any]
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
+    results: dict[str, FitResult]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Why adapters left the run before its end, by name."""
+        return {name: own.failure for name, own in self.results.items() if own.failure}
 
 
 def train(
-    config: RunConfig, *, resume: bool = False, callbacks: Sequence[Callback] = ()
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    base: PreTrainedModel | None = None,
+    forecast: Forecast | None = None,
 ) -> TrainResult:
-    """Train the adapter of a run file and write its folder.
+    """Train the adapters of a run file and write its folder.
 
     Args:
         config: The run.
         resume: Go on from the newest checkpoint in `train.output_dir`.
         callbacks: Who is told; `Terminal()` shows progress.
+        base: The base model, where it is loaded already, bare; it decides the precision. The
+            result's `model.unload()` gives it back.
+        forecast: What was planned; it is compared with what is measured.
 
     Raises:
         GraftError: Something in the run file, the data or the model cannot be used; the output
             folder is then as it was.
-        TrainingError: The loss is no number any more.
+        TrainingError: The loss of every adapter is no number any more.
     """
-    setup = set_up(config, resume, lambda text: _note(callbacks, text))
-    output_dir = setup.output_dir
+    setup = set_up(config, resume, lambda text: _note(callbacks, text), base)
+    try:
+        return _train(setup, callbacks, forecast)
+    except BaseException:
+        if base is not None:  # whoever gave it may go on with it
+            setup.model.unload()
+        raise
+
+
+def _train(setup: Setup, callbacks: Sequence[Callback], forecast: Forecast | None) -> TrainResult:
     for note in setup.notes:
         _note(callbacks, note)
-    result = _fit(
-        output_dir,
-        **setup.for_fit(),
-        callbacks=[_Folder(output_dir, setup.config), *callbacks],
+    loop = setup.loop()
+    _make_folder(setup)
+    watch = Watch(loop, setup.resident_bytes, forecast)
+    try:
+        results = loop.run([*callbacks, watch], largest_first=forecast is not None)
+    except KeyboardInterrupt:
+        found = checkpoints(setup.output_dir)
+        then = f"--resume goes on from {found[-1]}" if found else "there is no checkpoint yet"
+        raise KeyboardInterrupt(f"stopped; {then}.") from None
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(_out_of_memory(forecast)) from error
+    summary = _write(setup, results, watch.measured())
+    names = zip(setup.config.adapters, setup.lessons, strict=True)
+    return TrainResult(
+        output_dir=setup.output_dir,
+        summary=summary,
+        model=setup.model,
+        tokenizer=setup.tokenizer,
+        results={name: results[own or ""] for name, own in names},
     )
-    summary = _summary(setup, result)
-    setup.store.save_adapter(setup.model, output_dir)
-    draw_losses(result.records, output_dir / "loss.png")
-    write_text(
-        output_dir / "summary.json", json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-    )
-    return TrainResult(output_dir, summary, setup.model, setup.tokenizer)
 
 
 def _note(callbacks: Sequence[Callback], text: str) -> None:
@@ -94,82 +125,76 @@ def _note(callbacks: Sequence[Callback], text: str) -> None:
         callback.note(text)
 
 
-def _fit(output_dir: Path, **kwargs: Any) -> FitResult:
-    """`fit`, with a stop by hand and a full GPU explained."""
-    try:
-        return fit(**kwargs)
-    except KeyboardInterrupt:
-        found = checkpoints(output_dir)
-        then = f"--resume goes on from {found[-1]}" if found else "there is no checkpoint yet"
-        raise KeyboardInterrupt(f"stopped; {then}.") from None
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            "The GPU has not enough memory. Halve `train.per_device_train_batch_size` and double "
-            "`train.gradient_accumulation_steps` (the result is the same), or set "
-            "`train.gradient_checkpointing=true`."
-        ) from error
+def _out_of_memory(forecast: Forecast | None) -> str:
+    if forecast is not None and forecast.cheaper:
+        return f"The device has not enough memory. Set {' or '.join(forecast.cheaper[:2])}."
+    return (
+        "The device has not enough memory. Halve `train.per_device_train_batch_size` and double "
+        "`train.gradient_accumulation_steps` (the result is the same), or set "
+        "`train.gradient_checkpointing=true`."
+    )
 
 
-class _Folder(Callback):
-    """Makes the output folder once nothing stands in the way of the first step."""
+def _make_folder(setup: Setup) -> None:
+    """Make the output folder, now that nothing stands in the way of the first step."""
+    setup.output_dir.mkdir(parents=True, exist_ok=True)
+    if setup.checkpoint is not None:
+        return
+    _clear(setup.output_dir)
+    for name, lesson in setup.lessons.items():
+        if name is not None:
+            folder = setup.store.folder(name)
+            folder.mkdir(exist_ok=True)
+            _clear(folder)
+            write_text(folder / "run.yaml", dump_run_config(lesson.config))
+    write_text(setup.output_dir / "run.yaml", dump_run_config(_whole(setup)))
 
-    def __init__(self, output_dir: Path, config: RunConfig) -> None:
-        self.output_dir, self.config = output_dir, config
 
-    def on_start(self, start: Start) -> None:
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        if not start.step:
-            _clear(self.output_dir)
-            write_text(self.output_dir / "run.yaml", dump_run_config(self.config))
+def _whole(setup: Setup) -> RunConfig:
+    """The run as it is, with what was left open filled in."""
+    return setup.lessons[None].config if None in setup.lessons else setup.config
 
 
 def _clear(output_dir: Path) -> None:
     """Remove a former run; files that are not a run's stay."""
     for folder in [*checkpoints(output_dir), output_dir / "best"]:
-        if (folder / "adapter_config.json").is_file():
+        if (folder / "adapter_config.json").is_file() or (folder / "round.json").is_file():
             shutil.rmtree(folder)
     for name in _OF_A_RUN:
         (output_dir / name).unlink(missing_ok=True)
 
 
-def _summary(setup: Setup, result: FitResult) -> dict[str, Any]:
-    config, data = setup.config, setup.data
-    trainable, every = setup.model.get_nb_trainable_parameters()
-    progress = result.progress
-    return {
-        "base_model": config.base_model,
-        "task_type": str(config.task_type),
-        "adapter": next(iter(config.adapters)),
-        "method": config.adapter.method,
-        "trainable_parameters": trainable,
-        "all_parameters": every,
-        "train_rows": len(data.train),
-        "eval_rows": len(data.eval) if data.eval is not None else 0,
-        "rows_dropped": data.rows_dropped,
-        "rows_truncated": data.rows_truncated,
-        "data_sha256": data.sha256,
-        "label_names": data.label_names,
-        "steps": progress.step,
-        "rows_seen": progress.rows,
-        "tokens": progress.tokens,
-        "seconds": progress.seconds,
-        "tokens_per_second": progress.tokens_per_second,
-        "peak_memory_gib": result.peak_memory_gib,
-        "train_loss": progress.train_loss,
-        "eval_before": progress.eval_before,
-        "eval_last": progress.eval_last,
-        "eval_best": progress.eval_best,
-        "best_step": progress.best_step,
-        "saved": "best" if config.train.load_best_model_at_end else "last",
-        "stopped_early": result.stopped_early,
-        "seed": config.train.seed,
-        "learning_rate": config.train.learning_rate,
-        "dtype": "bfloat16" if config.train.bf16 else "float32",
-        "versions": {
-            "python": platform.python_version(),
-            **{
-                name: version(name)
-                for name in ("graft-peft", "torch", "transformers", "accelerate")
-            },
-        },
+def _write(
+    setup: Setup, results: Mapping[str, FitResult], measured: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Write what stays of a run, and give the summary of the whole."""
+    summaries: dict[str, Any] = {}
+    for name, lesson in setup.lessons.items():
+        result, folder = results[name or ""], setup.store.folder(name)
+        summaries[name or ""] = summary_of(setup.model, name, lesson, result)
+        if name is None:
+            summaries[""] |= measured
+        if result.failure is None:
+            setup.store.save_adapter(setup.model, name, folder)
+        draw_losses({"": result.records}, folder / "loss.png")
+        _write_json(folder / "summary.json", summaries[name or ""])
+    if None in setup.lessons:
+        return summaries[""]
+    whole = {
+        "base_model": setup.config.base_model,
+        "task_type": str(setup.config.task_type),
+        "adapters": summaries,
+        "seconds": max(result.progress.seconds for result in results.values()),
+        "tokens": sum(result.progress.tokens for result in results.values()),
+        "peak_memory_gib": next(iter(results.values())).peak_memory_gib,
+        **measured,
+        "versions": versions(),
     }
+    records = {name: result.records for name, result in results.items()}
+    draw_losses(records, setup.output_dir / "loss.png")
+    _write_json(setup.output_dir / "summary.json", whole)
+    return whole
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")

@@ -6,16 +6,15 @@ Everything that can be wrong with the input is found here, before the output fol
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import set_seed
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from graft.adapt import PeftModel, get_peft_model
+from graft.adapt import PeftModel
 from graft.atomic import require_room, write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
@@ -28,12 +27,16 @@ from graft.hub import (
     local_folder,
     resolve,
 )
+from graft.training.attachment import attach
 from graft.training.config import RunConfig
+from graft.training.learner import Run
+from graft.training.loop import Loop
+from graft.training.memory import resident_bytes
 from graft.training.positions import room_for_text, within
 from graft.training.precision import base_in_bf16
-from graft.training.state import Store, checkpoints
+from graft.training.state import Store, checkpoints, failures_at
 
-__all__ = ["Setup", "set_up"]
+__all__ = ["Lesson", "Setup", "set_up"]
 
 # Settings that change nothing in what is learned, so a resumed run may change them.
 _FREE = (
@@ -48,53 +51,83 @@ _FREE = (
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """One adapter of a run, before its first step.
+
+    Attributes:
+        config: The run that would train it alone, with what was left open filled in.
+        data: Its rows.
+    """
+
+    config: RunConfig
+    data: PreparedData
+
+
+@dataclass(frozen=True)
 class Setup:
     """A run before its first step.
 
     Attributes:
         config: The run, with what was left open filled in.
-        tokenizer: The base model's, with the chat template that is trained.
-        data: The rows.
-        model: The base model with the adapter.
+        tokenizer: The base model's.
+        lessons: What each adapter learns. The only adapter of a run has the name None here, as
+            its files are the run's.
+        model: The base model with the adapters.
         store: Where checkpoints will go; nothing is written yet.
         checkpoint: Where the run goes on; None where it starts anew.
         notes: Decisions and facts that people should see.
+        resident_bytes: Memory of the process before the base model was loaded.
     """
 
     config: RunConfig
     tokenizer: PreTrainedTokenizerBase
-    data: PreparedData
+    lessons: dict[str | None, Lesson]
     model: PeftModel
     store: Store
     checkpoint: Path | None
     notes: list[str]
+    resident_bytes: int
 
     @property
     def output_dir(self) -> Path:
         """Where the run will write."""
         return self.store.output_dir
 
-    def for_fit(self) -> dict[str, Any]:
-        """The arguments of `fit` and of `rehearse`."""
-        return {
-            "model": self.model,
-            "train_rows": self.data.train,
-            "eval_rows": self.data.eval,
-            "collate": Collator(self.tokenizer, self.config.task_type),
-            "settings": self.config.train,
-            "task_type": self.config.task_type,
-            "store": self.store,
-            "resume_from": self.checkpoint,
+    def loop(self) -> Loop:
+        """The training loop, where the run is.
+
+        Raises:
+            ConfigError, CheckpointError: What only shows there.
+        """
+        runs: dict[Any, Run] = {
+            name: Run(lesson.data.train, lesson.data.eval, lesson.config.train)
+            for name, lesson in self.lessons.items()
         }
+        loop = Loop(
+            self.model,
+            runs.get(None, runs),  # one adapter, or several by name
+            Collator(self.tokenizer, self.config.task_type),
+            self.config.task_type,
+            self.store,
+        )
+        if self.checkpoint is not None:
+            loop.resume(self.checkpoint)
+        return loop
 
 
-def set_up(config: RunConfig, resume: bool, tell: Callable[[str], None]) -> Setup:
+def set_up(
+    config: RunConfig,
+    resume: bool,
+    tell: Callable[[str], None],
+    base: PreTrainedModel | None = None,
+) -> Setup:
     """Check, load, prepare and attach.
 
     Args:
         config: The run.
         resume: Go on from the newest checkpoint in `train.output_dir`.
         tell: Hears, in a line, what takes long.
+        base: The base model, where it is loaded already; it decides the precision.
 
     Raises:
         GraftError: Something in the run file, the data or the model cannot be used.
@@ -106,27 +139,85 @@ def set_up(config: RunConfig, resume: bool, tell: Callable[[str], None]) -> Setu
         _refuse_used(output_dir)
     if local_folder(config.base_model) is not None:  # a download comes after what is quick to see
         resolve(config.base_model)
-    bf16, why = base_in_bf16(config.train.bf16, load_config(config.base_model, config.revision))
-    config = config.resolved(bf16)
-    notes = [f"precision: {'bfloat16' if bf16 else 'float32'} ({why})"]
-
+    config, why = _resolved(config, base)
+    notes = [f"precision: {'bfloat16' if config.train.bf16 else 'float32'} ({why})"]
     tokenizer = load_tokenizer(config.base_model, config.revision)
+    lessons: dict[str | None, Lesson] = {}
+    for name in config.adapters:
+        own = None if len(config.adapters) == 1 else name
+        lessons[own] = _lesson(config.alone(name), tokenizer, lessons.values(), tell, notes)
+    label_names = _same_labels(lessons)
+    before = resident_bytes()
+    if base is None:
+        base = load_model(
+            config.base_model,
+            config.task_type,
+            label_names=label_names,
+            dtype=torch.bfloat16 if config.train.bf16 else torch.float32,
+            revision=config.revision,
+        )
+    store = Store(
+        output_dir,
+        origins={name: _origin(lesson) for name, lesson in lessons.items()},
+        save_beside=lambda name, folder: _save_beside(folder, tokenizer, lessons[name].data),
+        keep=config.train.save_total_limit,
+    )
+    model = _attached(base, lessons, store, checkpoint)
+    if len(lessons) == 1:
+        tokenizer.chat_template = lessons[None].data.chat_template
+    return Setup(config, tokenizer, lessons, model, store, checkpoint, notes, before)
+
+
+def _resolved(config: RunConfig, base: PreTrainedModel | None) -> tuple[RunConfig, str]:
+    if base is not None:
+        return config.resolved(base.dtype == torch.bfloat16), "as the base model is loaded"
+    bf16, why = base_in_bf16(config.train.bf16, load_config(config.base_model, config.revision))
+    return config.resolved(bf16), why
+
+
+def _lesson(
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    others: Iterable[Lesson],
+    tell: Callable[[str], None],
+    notes: list[str],
+) -> Lesson:
+    """What the one adapter of `config` learns; rows that another one has are the same object."""
+    config = config.resolved(bool(config.train.bf16))
     room = room_for_text(config, tokenizer)
-    if config.data.max_length > room:
-        config = within(config, room)
+    cut = config.data.max_length > room
+    config = within(config, room)
+    for other in others:
+        if (config.data, config.train.seed) == (other.config.data, other.config.train.seed):
+            return Lesson(config, other.data)
+    if cut:
         notes.append(f"data.max_length: {room:,} (the base model has positions for no more)")
     data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed, tell)
     notes.append(_about(data, config))
-    # None where texts were learned as they stand: what lies beside the adapter says how to prompt.
-    tokenizer.chat_template = data.chat_template
-    model = _attach(config, data, checkpoint)
-    store = Store(
-        output_dir,
-        origin=_origin(config, data.sha256),
-        save_beside=lambda folder: _save_beside(folder, tokenizer, data.label_names),
-        keep=config.train.save_total_limit,
-    )
-    return Setup(config, tokenizer, data, model, store, checkpoint, notes)
+    return Lesson(config, data)
+
+
+def _same_labels(lessons: Mapping[str | None, Lesson]) -> list[str] | None:
+    """The labels of all adapters' data.
+
+    Raises:
+        ConfigError: They differ, and with them the size of the head.
+    """
+    first, *others = lessons
+    label_names = lessons[first].data.label_names
+    for other in others:
+        own = lessons[other].data.label_names
+        if own != label_names:
+            raise ConfigError(
+                f"The data of {first!r} has the labels {_listed(label_names)}, that of {other!r} "
+                f"{_listed(own)}: they need heads of different sizes. Give each a run of its own."
+            )
+    return label_names
+
+
+def _listed(names: list[str] | None) -> str:
+    names = names or []
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _newest(output_dir: Path) -> Path:
@@ -158,36 +249,42 @@ def _about(data: PreparedData, config: RunConfig) -> str:
     return text
 
 
-def _attach(config: RunConfig, data: PreparedData, checkpoint: Path | None) -> PeftModel:
-    """The base model with a new adapter, or with that of `checkpoint`."""
-    set_seed(config.train.seed)  # also of a new head, which load_model makes
-    base = load_model(
-        config.base_model,
-        config.task_type,
-        label_names=data.label_names,
-        dtype=torch.bfloat16 if config.train.bf16 else torch.float32,
-        revision=config.revision,
-    )
-    if checkpoint is not None:
-        return PeftModel.from_pretrained(base, checkpoint, is_trainable=True)
-    return get_peft_model(base, config.adapter.peft_config(config.task_type))
+def _attached(
+    base: PreTrainedModel,
+    lessons: Mapping[str | None, Lesson],
+    store: Store,
+    checkpoint: Path | None,
+) -> PeftModel:
+    """The base model with new adapters, or with those of `checkpoint`."""
+    model = PeftModel(base)
+    gone = {} if checkpoint is None else failures_at(checkpoint)
+    for name, lesson in lessons.items():
+        known = "default" if name is None else name
+        if checkpoint is None or name in gone:
+            config, task_type = lesson.config, lesson.config.task_type
+            attach(model, config.adapter.peft_config(task_type), config.train.seed, known)
+        else:
+            model.load_adapter(store.folder(name, checkpoint), known, is_trainable=True)
+    model.set_adapter("default" if None in lessons else list(model.adapters))
+    return model
 
 
-def _save_beside(
-    folder: Path, tokenizer: PreTrainedTokenizerBase, label_names: list[str] | None
-) -> None:
+def _save_beside(folder: Path, tokenizer: PreTrainedTokenizerBase, data: PreparedData) -> None:
     """Write what using the adapter needs and the adapter's own files have no place for."""
+    # None where texts were learned as they stand: what lies beside the adapter says how to prompt.
+    tokenizer.chat_template = data.chat_template
     tokenizer.save_pretrained(folder)
-    if label_names is not None:
-        write_text(folder / LABELS_NAME, json.dumps(label_names, ensure_ascii=False) + "\n")
+    if data.label_names is not None:
+        text = json.dumps(data.label_names, ensure_ascii=False) + "\n"
+        write_text(folder / LABELS_NAME, text)
 
 
-def _origin(config: RunConfig, hashes: dict[str, str]) -> dict[str, Any]:
+def _origin(lesson: Lesson) -> dict[str, Any]:
     """What a resumed run must have in common with the one it goes on with, by dotted name."""
-    raw = config.model_dump(mode="json")
+    raw = lesson.config.model_dump(mode="json")
     origin = {name: raw[name] for name in ("base_model", "revision", "task_type", "adapters")}
     for section in ("data", "train"):
         for name, value in raw[section].items():
             if name not in _FREE:
                 origin[f"{section}.{name}"] = value
-    return origin | {f"sha256 of {path}": digest for path, digest in hashes.items()}
+    return origin | {f"sha256 of {path}": digest for path, digest in lesson.data.sha256.items()}

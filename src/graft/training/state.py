@@ -1,14 +1,15 @@
 """checkpoint-N: everything a run needs to go on as if it had never stopped.
 
 The adapter lies in it as in any adapter folder (`PeftModel.save_pretrained`); beside it
-`training_state.safetensors` (optimizer, best weights, random number generators of torch) and
-`training_state.json` (the rest). A folder appears whole or not at all.
+`training_state.safetensors` (optimizer, best weights) and `training_state.json` (the rest). Each
+of several adapters has a folder of its name in it, and `round.json` says which left the run. A
+folder appears whole or not at all. No generator of random numbers is kept: what a step draws
+follows from the seed and the step.
 """
 
 from __future__ import annotations
 
 import json
-import random
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,8 +17,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -26,13 +25,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from graft.adapt import PeftModel
+from graft.adapt.checkpoint import save
 from graft.atomic import whole_folder
 from graft.errors import CheckpointError
 from graft.training.optimizer import load_optimizer_state, optimizer_state
 
-__all__ = ["Progress", "Store", "Trained", "checkpoints"]
+__all__ = ["Progress", "Store", "Trained", "checkpoints", "failures_at"]
 
 _TENSORS, _VALUES = "training_state.safetensors", "training_state.json"
+_ROUND = "round.json"
 
 
 @dataclass
@@ -75,21 +76,17 @@ class Progress:
 
 @dataclass
 class Trained:
-    """What changes while training, and with it what a checkpoint holds.
+    """What changes while an adapter trains, and with it what a checkpoint holds.
 
     Attributes:
-        model: The base model with the adapter.
         optimizer: Over the adapter's parameters.
         schedule: Of the learning rate.
         progress: Where the run is.
         best: Weights of the best evaluation by name, where they are wanted at the end.
-        device: Whose random numbers are used.
     """
 
-    model: PeftModel
     optimizer: Optimizer
     schedule: LRScheduler
-    device: torch.device
     progress: Progress = field(default_factory=Progress)
     best: dict[str, Tensor] = field(default_factory=dict)
 
@@ -98,69 +95,124 @@ class Trained:
 class Store:
     """Where a run keeps its adapters and checkpoints.
 
+    An adapter is called None where it is the run's only one: its files are the run's.
+
     Attributes:
         output_dir: The run's folder.
-        origin: What the run was started from; a checkpoint of another origin is refused.
+        origins: What each adapter was started from; a checkpoint of another origin is refused.
         save_beside: Writes what belongs beside an adapter (its tokenizer) into a folder.
         keep: Number of checkpoints to keep; None keeps all.
     """
 
     output_dir: Path
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    save_beside: Callable[[Path], None] = lambda folder: None
+    origins: Mapping[str | None, Mapping[str, Any]] = field(default_factory=dict)
+    save_beside: Callable[[str | None, Path], None] = lambda name, folder: None
     keep: int | None = None
 
-    def save_adapter(self, model: PeftModel, folder: Path) -> None:
-        """Write the adapter and what belongs beside it into `folder`."""
-        model.save_pretrained(folder)
-        self.save_beside(folder)
+    def folder(self, name: str | None, inside: Path | None = None) -> Path:
+        """Where the files of an adapter are, in the run's folder or in `inside`."""
+        root = inside or self.output_dir
+        return root if name is None else root / name
 
-    def save_best(self, model: PeftModel) -> None:
-        """Write `best/`."""
-        with whole_folder(self.output_dir / "best") as folder:
-            self.save_adapter(model, folder)
+    def save_adapter(self, model: PeftModel, name: str | None, folder: Path) -> None:
+        """Write an adapter and what belongs beside it into `folder`."""
+        if name is None:
+            model.save_pretrained(folder)
+        else:
+            save(model.adapter(name), folder)
+        self.save_beside(name, folder)
 
-    def save(self, trained: Trained) -> Path:
-        """Write `checkpoint-N` and remove those that are too many."""
-        rng_tensors, rng_values = _rng_state(trained.device)
-        tensors = {
-            **_prefixed("optimizer", optimizer_state(trained.optimizer)),
-            **_prefixed("best", trained.best),
-            **_prefixed("rng", rng_tensors),
-        }
-        schedule = {k: v for k, v in trained.schedule.state_dict().items() if k != "lr_lambdas"}
-        values = {
-            "progress": asdict(trained.progress),
-            "schedule": schedule,
-            "rng": rng_values,
-            "origin": dict(self.origin),
-        }
-        target = self.output_dir / f"checkpoint-{trained.progress.step}"
+    def save_best(self, model: PeftModel, name: str | None) -> None:
+        """Write `best/` of an adapter."""
+        with whole_folder(self.folder(name) / "best") as folder:
+            self.save_adapter(model, name, folder)
+
+    def save(
+        self,
+        model: PeftModel,
+        trained: Mapping[str | None, Trained],
+        number: int,
+        failures: Mapping[str | None, str],
+    ) -> Path:
+        """Write `checkpoint-NUMBER` and remove those that are too many.
+
+        Args:
+            model: The base model with the adapters.
+            trained: The state of each adapter that has not failed.
+            number: Of the round.
+            failures: Why the others left the run.
+        """
+        target = self.output_dir / f"checkpoint-{number}"
         with whole_folder(target) as folder:
-            self.save_adapter(trained.model, folder)
-            (folder / _TENSORS).write_bytes(to_bytes(tensors))
-            (folder / _VALUES).write_text(json.dumps(values, indent=1), encoding="utf-8")
+            for name, state in trained.items():
+                own = self.folder(name, folder)
+                self.save_adapter(model, name, own)
+                (own / _TENSORS).write_bytes(to_bytes(_tensors(state)))
+                values = _values(state, self.origins.get(name, {}))
+                (own / _VALUES).write_text(json.dumps(values, indent=1), encoding="utf-8")
+            if None not in trained:
+                values = {"round": number, "failures": failures}
+                (folder / _ROUND).write_text(json.dumps(values, indent=1), encoding="utf-8")
         if self.keep is not None:
             for old in checkpoints(self.output_dir)[: -self.keep]:
                 shutil.rmtree(old)
         return target
 
-    def load(self, checkpoint: Path, trained: Trained) -> None:
-        """Put `trained` where the run was at `checkpoint`; its model holds the adapter already.
+    def load(
+        self, checkpoint: Path, trained: Mapping[str | None, Trained]
+    ) -> tuple[int, dict[str, str]]:
+        """Put `trained` where the run was at `checkpoint`; the model holds its adapters already.
+
+        Returns:
+            The number of the round, and why adapters left the run before it, by name.
 
         Raises:
             CheckpointError: No training state there, a broken one, or that of another run.
         """
-        tensors, values = _read(checkpoint)
-        _compare(values["origin"], self.origin, checkpoint)
+        failures = failures_at(checkpoint)
+        for name, state in trained.items():
+            if name not in failures:
+                self._load(self.folder(name, checkpoint), name, state)
+        return int(checkpoint.name.rpartition("-")[2]), failures
+
+    def _load(self, folder: Path, name: str | None, trained: Trained) -> None:
+        tensors, values = _read(folder)
+        _compare(values["origin"], self.origins.get(name, {}), folder)
         load_optimizer_state(trained.optimizer, _under("optimizer", tensors))
         trained.schedule.load_state_dict({**trained.schedule.state_dict(), **values["schedule"]})
         rates = trained.schedule.get_last_lr()
         for group, rate in zip(trained.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
-        trained.best = {k: t.to(trained.device) for k, t in _under("best", tensors).items()}
+        device = trained.optimizer.param_groups[0]["params"][0].device
+        trained.best = {k: t.to(device) for k, t in _under("best", tensors).items()}
         trained.progress = Progress(**values["progress"])
-        _restore_rng(_under("rng", tensors), values["rng"], trained.device)
+
+
+def failures_at(checkpoint: Path) -> dict[str, str]:
+    """Why adapters had left the run at `checkpoint`, by name; none in a run of one adapter.
+
+    Raises:
+        CheckpointError: The file that says so is broken.
+    """
+    path = checkpoint / _ROUND
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["failures"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is broken: {error}.") from None
+
+
+def _tensors(trained: Trained) -> dict[str, Tensor]:
+    return {
+        **_prefixed("optimizer", optimizer_state(trained.optimizer)),
+        **_prefixed("best", trained.best),
+    }
+
+
+def _values(trained: Trained, origin: Mapping[str, Any]) -> dict[str, Any]:
+    schedule = {k: v for k, v in trained.schedule.state_dict().items() if k != "lr_lambdas"}
+    return {"progress": asdict(trained.progress), "schedule": schedule, "origin": dict(origin)}
 
 
 def _prefixed(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -203,30 +255,3 @@ def checkpoints(output_dir: Path) -> list[Path]:
         return []
     found = [p for p in output_dir.iterdir() if re.fullmatch(r"checkpoint-\d+", p.name)]
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
-def _rng_state(device: torch.device) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state of every random number generator, as tensors and as JSON."""
-    tensors = {"cpu": torch.get_rng_state()}
-    if device.type != "cpu":
-        tensors[device.type] = torch.get_device_module(device).get_rng_state()
-    numpy = np.random.get_state(legacy=False)
-    keys = numpy["state"]["key"].tolist()
-    return tensors, {
-        "python": random.getstate(),
-        "numpy": {**numpy, "state": {**numpy["state"], "key": keys}},
-    }
-
-
-def _restore_rng(
-    tensors: Mapping[str, Tensor], values: Mapping[str, Any], device: torch.device
-) -> None:
-    """Put every random number generator where `_rng_state` found it."""
-    torch.set_rng_state(tensors["cpu"])
-    if device.type in tensors and device.type != "cpu":
-        torch.get_device_module(device).set_rng_state(tensors[device.type])
-    version, keys, gauss = values["python"]
-    random.setstate((version, tuple(keys), gauss))
-    numpy = values["numpy"]
-    keys = np.array(numpy["state"]["key"], dtype=np.uint32)
-    np.random.set_state({**numpy, "state": {**numpy["state"], "key": keys}})

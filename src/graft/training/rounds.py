@@ -1,0 +1,120 @@
+"""One optimizer step of every adapter that still learns, in as few forward passes as there may be.
+
+Each pass leaves each adapter its own gradient, and each adapter takes its own step, as it would
+alone: weights of the loss, dropout and optimizer are its own, and rows do not see each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from graft.adapt import PeftModel
+from graft.errors import ConfigError
+from graft.training.batches import Batch
+from graft.training.forward import Forward, Part
+from graft.training.learner import Learner
+from graft.training.passes import fill_passes
+
+__all__ = ["Rounds"]
+
+# A pass of fewer tokens keeps no device busy, so batches share it even where none is as large.
+_LEAST_TOKENS = {"cpu": 1024}
+_LEAST_TOKENS_ELSEWHERE = 4096
+
+Piece = tuple[Learner, Batch]
+
+
+class Rounds:
+    """Takes steps with a model.
+
+    Args:
+        model: The base model with the adapters.
+        forward: How batches meet it.
+        tokens_per_pass: See `TrainConfig`.
+    """
+
+    def __init__(self, model: PeftModel, forward: Forward, tokens_per_pass: int | None) -> None:
+        self.model, self.forward, self.tokens_per_pass = model, forward, tokens_per_pass
+        self.device = next(model.base_model.parameters()).device
+        self._shares = True
+
+    def turns(self, learners: Sequence[Learner]) -> str | None:
+        """Why adapters must not share a pass of this model, tried on a row of each; None: may."""
+        if len(learners) < 2:
+            return None
+        parts = [self._part(each, each.first_row(), 1.0) for each in learners]
+        try:
+            with torch.no_grad():
+                self.forward.loss(parts)
+        except ConfigError as reason:
+            self._shares = False
+            return str(reason)
+        return None
+
+    def take(self, learners: Sequence[Learner]) -> None:
+        """One step of each of `learners`."""
+        for pieces in self._passes(learners):
+            self._backward(pieces)
+        for learner in learners:
+            learner.end_step()
+
+    def try_largest(self, learners: Sequence[Learner]) -> None:
+        """The largest batch of the first epoch forward and back; nothing learns from it."""
+        largest = [(*each.largest_step(), i) for i, each in enumerate(learners) if each.learns]
+        if not largest:
+            return
+        _, step, index = max(largest)
+        learner = learners[index]
+        batch = max(learner.batches(step), key=lambda batch: self._size([(learner, batch)]))
+        self.forward.loss([self._part(learner, batch, 1 / batch.targets)])[0].backward()
+        for parameter in learner.parameters.values():
+            parameter.grad = None
+
+    def _part(self, learner: Learner, batch: Batch, weight: float) -> Part:
+        return Part(batch.to(self.device), weight, learner.name)
+
+    def _passes(self, learners: Sequence[Learner]) -> list[list[Piece]]:
+        """The batches of the learners' next steps, as they share forward passes."""
+        apart: list[list[Piece]] = []
+        due: dict[str | None, list[Piece]] = {}
+        for learner in learners:
+            pieces = [(learner, batch) for batch in learner.begin_step()]
+            # A mask of dropout over padded rows would depend on the longest row of the pass.
+            if self._shares and not (self.forward.pads and learner.drops_out):
+                due[learner.name] = pieces
+            else:
+                apart += [[piece] for piece in pieces]
+        if not due:
+            return apart
+        largest = max(self._size([piece]) for pieces in due.values() for piece in pieces)
+        least = _LEAST_TOKENS.get(self.device.type, _LEAST_TOKENS_ELSEWHERE)
+        budget = self.tokens_per_pass or max(largest, least)
+        return [*apart, *fill_passes(due, self._size, budget)]
+
+    def _size(self, pieces: Sequence[Piece]) -> int:
+        """Tokens that a pass computes."""
+        batches = [batch for _, batch in pieces]
+        if not self.forward.pads:
+            return sum(batch.tokens for batch in batches)
+        return max(batch.width for batch in batches) * sum(batch.rows for batch in batches)
+
+    def _backward(self, pieces: Sequence[Piece]) -> None:
+        """One pass forward and back; gradients add up in the adapters' parameters."""
+        noise: dict[str, int] = {}
+        for learner, batch in pieces:
+            names = self.model.acting if learner.name is None else (learner.name,)
+            noise |= dict.fromkeys(names, learner.noise(batch))
+        # What else draws (a router's jitter) draws the same again in a run that was resumed.
+        torch.manual_seed(next(iter(noise.values()), 0))
+        self.model.router.noise = noise  # until the backward is over, as it may compute again
+        try:
+            loss, shares = self.forward.loss(
+                [self._part(learner, batch, learner.weight) for learner, batch in pieces]
+            )
+            loss.backward()
+        finally:
+            self.model.router.noise = {}
+        for (learner, _), share in zip(pieces, shares, strict=True):
+            learner.take(share)
