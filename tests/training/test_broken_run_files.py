@@ -199,10 +199,35 @@ BROKEN: dict[str, tuple[str, str]] = {
         but(adapters="adapters:\n  own: {method: lora, r: 0}"),
         "`adapters.own`: LoraConfig: r must be an int of at least 1, not 0.",
     ),
-    "two adapters": (
-        but(adapters="adapters:\n  a: {method: lora}\n  b: {method: ia3}"),
-        "`adapters`: this version trains one adapter a run, the file names 2 (a, b); "
-        "give each a run of its own.",
+    "two adapters in one folder": (
+        but(adapters="adapters:\n  a: {method: lora}\n  A: {method: ia3}"),
+        "`adapters`: 'a' and 'A' would be the same folder on some systems.",
+    ),
+    "two learning rates": (
+        but(
+            adapters="adapters:\n  a: {method: lora, learning_rate: 0.1, "
+            "train: {learning_rate: 0.2}}"
+        ),
+        "adapter 'a' has two learning rates; give one.",
+    ),
+    "settings of one adapter that do not exist": (
+        but(adapters="adapters:\n  a: {method: lora, train: {sed: 1}, data: {max_len: 3}}"),
+        "There is no setting `adapters.a.train.sed`. Did you mean seed?\n"
+        "There is no setting `adapters.a.data.max_len`. Did you mean max_length?",
+    ),
+    "settings of one adapter of the wrong kind": (
+        but(adapters="adapters:\n  a: {method: lora, train: {seed: x}, data: {max_length: y}}"),
+        "`adapters.a.train.seed` cannot be 'x': expected a whole number.\n"
+        "`adapters.a.data.max_length` cannot be 'y': expected a whole number.",
+    ),
+    "what all adapters share": (
+        but(adapters="adapters:\n  a: {method: lora, train: {bf16: true}}"),
+        "`adapters.a.train`: bf16 is the same for all adapters of a run; "
+        "set it in the run's `train`.",
+    ),
+    "a grid": (
+        but(more="grid: {train.seed: [1, 2]}"),
+        "`grid` is a section for `graft compare`; this command takes one run.",
     ),
     "adapters in a list": (
         but(adapters="adapters:\n  - {method: lora}"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,9 @@ def make_run(**changes) -> RunConfig:
 def test_names_are_those_of_training_arguments():
     theirs = inspect.signature(TrainingArguments).parameters
     # `overwrite_output_dir` and `early_stopping_patience` are what earlier releases and the
-    # callback of that name call them.
-    ours = set(TrainConfig.model_fields) - {"overwrite_output_dir", "early_stopping_patience"}
+    # callback of that name call them; adapters that share a pass are graft's alone.
+    graft_has = {"overwrite_output_dir", "early_stopping_patience", "tokens_per_pass"}
+    ours = set(TrainConfig.model_fields) - graft_has
     removed = {"warmup_ratio"} - set(theirs)
     assert ours - removed <= set(theirs)
 
@@ -60,12 +62,56 @@ def test_learning_rate_of_adapter_then_run_then_method(kind, own, common, expect
     assert resolved.resolved(bf16=True) == resolved
 
 
-def test_two_adapters_are_two_runs():
-    lora = {"method": "lora"}
-    with pytest.raises(ValidationError, match=r"one adapter a run.*\(a, b\)"):
-        make_run(adapters={"a": lora, "b": lora})
-    with pytest.raises(ValidationError, match="name one adapter"):
-        make_run(adapters={})
+def several(**adapters) -> RunConfig:
+    return make_run(
+        adapters={name: {"method": "lora", **own} for name, own in adapters.items()},
+        data={"train": "rows.jsonl", "eval_fraction": 0.1},
+        train={"output_dir": "out", "num_train_epochs": 3.0, "seed": 1, "warmup_ratio": 0.1},
+    )
+
+
+def test_each_of_several_adapters_has_the_run_that_trains_it_alone():
+    run = several(
+        a={},
+        b={
+            "learning_rate": 1e-2,
+            "data": {"eval": "held.jsonl", "max_length": 64},
+            "train": {"seed": 2, "max_steps": 5, "warmup_steps": 2},
+        },
+    )
+    a, b = run.alone("a"), run.alone("b")
+    assert a == make_run(
+        adapters={"a": {"method": "lora"}},
+        data={"train": "rows.jsonl", "eval_fraction": 0.1},
+        train=run.train.model_copy(update={"output_dir": str(Path("out", "a"))}),
+    )
+    assert b.adapter.learning_rate == 1e-2
+    assert b.resolved(bf16=False).train.learning_rate == 1e-2
+    # What takes a setting's place takes that of its rival too.
+    assert (b.data.train, b.data.eval, b.data.eval_fraction) == ("rows.jsonl", "held.jsonl", 0.0)
+    assert (b.train.seed, b.train.max_steps, b.train.num_train_epochs) == (2, 5, 1.0)
+    assert (b.train.warmup_steps, b.train.warmup_ratio) == (2, 0.0)
+    assert b.train.output_dir == str(Path("out", "b"))
+    assert b.alone("b") == b
+    assert run.alone("a").alone("a") == a
+
+
+@pytest.mark.parametrize(
+    ("adapters", "said"),
+    [
+        ({}, "name one adapter"),
+        ({"a": {}, "A": {}}, "'a' and 'A' would be the same folder"),
+        ({"a": {}, "../b": {}}, "'../b' cannot be the name of one of several"),
+        ({"a": {}, "checkpoint-3": {}}, "do not begin with `checkpoint-`"),
+        ({"a": {"train": {"output_dir": "x"}}}, "output_dir is the same for all adapters"),
+        ({"a": {"data": {"eval": "x", "eval_fraction": 0.1}}}, "adapter 'a': give either eval or"),
+        ({"a": {"learning_rate": 0.1, "train": {"learning_rate": 0.2}}}, "two learning rates"),
+        ({"a": {"train": {"seed": -1}}}, "adapter 'a': seed: "),
+    ],
+)
+def test_several_adapters_that_cannot_be(adapters, said):
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        several(**adapters)
 
 
 def test_a_home_folder_is_meant():

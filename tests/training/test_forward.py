@@ -9,7 +9,8 @@ from transformers import BloomConfig, BloomForCausalLM, T5Config, T5ForCondition
 
 from graft import LoraConfig, PromptTuningConfig, get_peft_model
 from graft.config import TaskType
-from graft.training.forward import make_forward, without_dropout
+from graft.training.batches import Batch
+from graft.training.forward import Part, make_forward, without_dropout
 from tiny import tiny_bert, tiny_llama
 
 
@@ -62,7 +63,7 @@ def batch(labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
             PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=3),
             TaskType.SEQ_CLS,
             torch.tensor([0, 1, 1]),
-            "rows are padded (BertForSequenceClassification has virtual tokens in every row)",
+            "rows are packed between embeddings and head",
         ),
         (
             bloom,
@@ -76,7 +77,7 @@ def batch(labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
             LoraConfig(r=2, task_type="SEQ_2_SEQ_LM"),
             TaskType.SEQ_2_SEQ_LM,
             None,
-            "rows are padded (T5ForConditionalGeneration is an encoder-decoder)",
+            "rows are packed",
         ),
     ],
 )
@@ -84,13 +85,16 @@ def test_it_is_the_models_own_loss(make, config, task, labels, how):
     base = make()
     inputs = batch(labels)
     model = get_peft_model(base, config).train()
-    with without_dropout(base):
+    with without_dropout(model):
         wanted = model(**inputs).loss
         gradient = torch.autograd.grad(wanted, trained(model))
         forward = make_forward(model, task)
         assert forward.how == how
         counted = inputs["labels"] if task is not TaskType.CAUSAL_LM else inputs["labels"][:, 1:]
-        got = forward.loss(inputs, int((counted != -100).sum()))
+        targets = int((counted != -100).sum())
+        whole = Batch(inputs, rows=3, targets=targets, tokens=0)
+        got, shares = forward.loss([Part(whole, 1 / targets)])
+        assert [share.item() for share in shares] == [pytest.approx(got.item(), rel=1e-6)]
         assert got.item() == pytest.approx(wanted.item(), rel=1e-5)
         for own, other in zip(torch.autograd.grad(got, trained(model)), gradient, strict=True):
             assert torch.allclose(own, other, atol=1e-6)
@@ -116,11 +120,11 @@ def test_dropout_of_the_base_model_is_off_for_a_while():
     lora = [a for a in model.modules() if isinstance(getattr(a, "dropout", None), float)]
     for own in lora:
         own.dropout = 0.0  # the adapter's is its own affair
-    with without_dropout(base):
+    with without_dropout(model):
         assert attention.attention_dropout == 0.0
         assert base.model.extra.p == 0.0
         assert model(**inputs).loss.item() == model(**inputs).loss.item()
-    with pytest.raises(ZeroDivisionError), without_dropout(base):
+    with pytest.raises(ZeroDivisionError), without_dropout(model):
         _ = 1 / 0
     assert attention.attention_dropout == 0.5
     assert base.model.extra.p == 0.3

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from graft.adapt import PeftModel
+from graft.data.collate import Collator
 from graft.errors import ConfigError, GraftError
 from graft.methods import METHODS
 from graft.training.batches import Order, make_batch
@@ -33,19 +34,20 @@ def test_it_tells_what_the_run_then_does(raw_run, tmp_path):
 
     result = train(parse_run_config(raw_run))
     log = [line for line in _log(tmp_path / "out") if "loss" in line]
-    assert dry.rehearsal.loss == pytest.approx(log[0]["loss"], rel=1e-6)
-    assert dry.rehearsal.rates == pytest.approx([line["learning_rate"] for line in log])
-    start = dry.rehearsal.start
+    (rehearsal,) = dry.rehearsals
+    assert rehearsal.loss == pytest.approx(log[0]["loss"], rel=1e-6)
+    assert rehearsal.rates == pytest.approx([line["learning_rate"] for line in log])
+    start = rehearsal.learner.start(rehearsal.how)
     assert start.steps == result.summary["steps"]
     assert start.rows == result.summary["train_rows"]
     assert start.eval_rows == result.summary["eval_rows"]
     assert start.trainable == result.summary["trainable_parameters"]
-    assert dry.rehearsal.batch.tokens == log[0]["tokens"]
+    assert rehearsal.batch.tokens == log[0]["tokens"]
     text = "\n".join(dry.lines())
     for fact in (
         f"trains {start.trainable:,} of",
         f"rows: {start.rows} to train on, {start.eval_rows} to evaluate on",
-        f"steps: 5; {dry.rehearsal.steps_per_epoch} an epoch, each of 4 rows",
+        f"steps: 5; {rehearsal.learner.order.steps_per_epoch} an epoch, each of 4 rows",
         f"loss {log[0]['loss']:.4f}",
         "linear, 0 -> 0.01 (step 3) -> 0.00333",
         f"writes to: {tmp_path / 'out'}",
@@ -63,7 +65,7 @@ def test_nothing_is_learned(raw_run, kind):
     """Of any method, the rehearsed model is the one that a run starts with."""
     raw_run["adapters"] = {"a": {"method": kind.lower(), **needed_fields(kind)}}
     first, second = (dry_run(parse_run_config(raw_run)) for _ in range(2))
-    assert first.rehearsal.loss == second.rehearsal.loss
+    assert first.rehearsals[0].loss == second.rehearsals[0].loss
     for name, weight in first.setup.model.state_dict().items():
         assert torch.equal(weight, second.setup.model.state_dict()[name])
     assert all(p.grad is None for p in first.setup.model.parameters())
@@ -71,11 +73,12 @@ def test_nothing_is_learned(raw_run, kind):
 
 def test_all_rows_of_a_step_are_of_the_order_of_the_run(raw_run):
     dry = dry_run(parse_run_config(raw_run))
-    fit = dry.setup.for_fit()
-    order = Order(len(fit["train_rows"]), 4, dry.setup.config.train.seed)
-    rows = [fit["train_rows"][i] for i in order.step(0)]
-    batch = make_batch(rows, fit["collate"], fit["task_type"])
-    assert torch.equal(dry.rehearsal.batch.inputs["input_ids"], batch.inputs["input_ids"])
+    learned = dry.setup.lessons[None].data.train
+    order = Order(len(learned), 4, dry.setup.config.train.seed)
+    rows = [learned[i] for i in order.step(0)]
+    task_type = dry.setup.config.task_type
+    batch = make_batch(rows, Collator(dry.setup.tokenizer, task_type), task_type)
+    assert torch.equal(dry.rehearsals[0].batch.inputs["input_ids"], batch.inputs["input_ids"])
 
 
 @pytest.mark.parametrize("case", BAD)

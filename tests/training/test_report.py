@@ -31,19 +31,20 @@ def make_terminal(**options) -> tuple[Terminal, io.StringIO]:
     return Terminal(Console(file=text, width=200, **options)), text
 
 
-def tell(terminal: Terminal) -> None:
+def tell(terminal: Terminal, *adapters: str | None) -> None:
     terminal.note("[precision] float32")
-    terminal.on_start(START)
-    terminal.on_evaluate({"step": 0, "eval_loss": 4.0, "eval_perplexity": 54.6})
-    for step in range(1, 11):
-        terminal.on_step(step)
-    terminal.on_log(RECORD)
+    for line in [terminal.of(adapter) for adapter in adapters]:
+        line.on_start(START)
+        line.on_evaluate({"step": 0, "eval_loss": 4.0, "eval_perplexity": 54.6})
+        for step in range(1, 11):
+            line.on_step(step)
+        line.on_log(RECORD)
     terminal.on_end()
 
 
 def test_plain_lines_where_there_is_no_terminal():
     terminal, text = make_terminal()
-    tell(terminal)
+    tell(terminal, None)
     lines = text.getvalue().splitlines()
     assert lines[0] == "[precision] float32"
     for fact in ("50 of 1,000", "5.00%", "1,234 rows", "5 to evaluate on", "20 steps", "cpu"):
@@ -58,14 +59,27 @@ def test_plain_lines_where_there_is_no_terminal():
 
 def test_a_bar_on_a_terminal():
     terminal, text = make_terminal(force_terminal=True)
-    tell(terminal)
+    tell(terminal, None)
     assert "10/20" in text.getvalue()
     assert "loss 2.3457" in text.getvalue()
 
 
+def test_each_of_several_adapters_has_lines_of_its_own():
+    terminal, text = make_terminal()
+    tell(terminal, "a", "b")
+    lines = text.getvalue().splitlines()
+    assert sum(line.startswith("a: step 10/20  loss 2.3457") for line in lines) == 1
+    assert sum(line.startswith("b: step 10/20  loss 2.3457") for line in lines) == 1
+    terminal, text = make_terminal(force_terminal=True)
+    tell(terminal, "first", "[second]")
+    bars = [line for line in text.getvalue().splitlines() if "10/20" in line]
+    assert any("first" in line for line in bars)
+    assert any("[second]" in line for line in bars)
+
+
 def test_memory_is_left_out_where_the_system_does_not_tell():
     terminal, text = make_terminal()
-    terminal.on_log(RECORD | {"peak_memory_gib": None})
+    terminal.of(None).on_log(RECORD | {"peak_memory_gib": None})
     assert "GiB" not in text.getvalue()
 
 
@@ -117,5 +131,5 @@ def test_a_broken_log_is_named(tmp_path):
     [[], [{"step": 1, "loss": 2.0}], [{"step": 0, "eval_loss": 3.0}, {"step": 1, "loss": 2.0}]],
 )
 def test_draws_a_picture(tmp_path, records):
-    draw_losses(records, tmp_path / "loss.png")
+    draw_losses({"": records, "other": records}, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

@@ -32,6 +32,8 @@ BEYOND = {
     "no output folder",
     "both warm-ups",
     "both ways to evaluate",
+    "two adapters in one folder",
+    "two learning rates",
 }
 
 
@@ -61,7 +63,7 @@ def test_every_setting_of_every_method_is_known(kind):
     dumped = yaml.safe_load(dump_run_config(parse_run_config(run)))
     assert faults(dumped) == []
     known = SCHEMA["$defs"][kind.lower()]["properties"]
-    assert set(known) == {"method", "learning_rate", *settings_model(kind).model_fields}
+    assert set(known) == {*AdapterSettings.model_fields, *settings_model(kind).model_fields}
     for name, described in known.items():
         assert described.get("description"), (kind, name)
         assert faults(run_with(**settings, **{f"{name}x": 1})) != []

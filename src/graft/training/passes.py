@@ -11,9 +11,24 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-__all__ = ["fill_passes"]
+__all__ = ["fill_passes", "token_budget"]
 
 Item = TypeVar("Item")
+
+# A pass of fewer tokens keeps no device busy, so batches share it even where none is as large.
+_LEAST_TOKENS = {"cpu": 1024}
+_LEAST_TOKENS_ELSEWHERE = 4096
+
+
+def token_budget(given: int | None, largest: int, device: str) -> int:
+    """Most tokens in a pass that adapters share.
+
+    Args:
+        given: As the run file has it.
+        largest: Tokens of the largest batch that is due.
+        device: Its type, such as "cpu".
+    """
+    return given or max(largest, _LEAST_TOKENS.get(device, _LEAST_TOKENS_ELSEWHERE))
 
 
 def fill_passes(

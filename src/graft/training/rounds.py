@@ -15,13 +15,9 @@ from graft.errors import ConfigError
 from graft.training.batches import Batch
 from graft.training.forward import Forward, Part
 from graft.training.learner import Learner
-from graft.training.passes import fill_passes
+from graft.training.passes import fill_passes, token_budget
 
 __all__ = ["Rounds"]
-
-# A pass of fewer tokens keeps no device busy, so batches share it even where none is as large.
-_LEAST_TOKENS = {"cpu": 1024}
-_LEAST_TOKENS_ELSEWHERE = 4096
 
 Piece = tuple[Learner, Batch]
 
@@ -89,8 +85,7 @@ class Rounds:
         if not due:
             return apart
         largest = max(self._size([piece]) for pieces in due.values() for piece in pieces)
-        least = _LEAST_TOKENS.get(self.device.type, _LEAST_TOKENS_ELSEWHERE)
-        budget = self.tokens_per_pass or max(largest, least)
+        budget = token_budget(self.tokens_per_pass, largest, self.device.type)
         return [*apart, *fill_passes(due, self._size, budget)]
 
     def _size(self, pieces: Sequence[Piece]) -> int:

@@ -5,11 +5,12 @@ It is what pydantic says of `RunConfig`, and of each method the settings that it
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from graft.methods import METHODS
 from graft.training.adapters import settings_model
-from graft.training.config import RunConfig
+from graft.training.config import OF_THE_RUN, RunConfig
 
 __all__ = ["run_file_schema"]
 
@@ -29,10 +30,8 @@ def run_file_schema() -> dict[str, Any]:
             "properties": {
                 "method": {**common["method"], "const": kind.lower()},
                 "learning_rate": common["learning_rate"],
-                **{
-                    name: common[name] | {"properties": parts[section]["properties"]}
-                    for name, section in (("data", "DataConfig"), ("train", "TrainConfig"))
-                },
+                "data": common["data"] | _only(parts["DataConfig"]["properties"]),
+                "train": common["train"] | _only(parts["TrainConfig"]["properties"], OF_THE_RUN),
                 **own["properties"],
             },
             "required": ["method", *own.get("required", [])],
@@ -60,6 +59,11 @@ def run_file_schema() -> dict[str, Any]:
         **schema,
         "title": "graft run file",
     }
+
+
+def _only(properties: dict[str, Any], without: Collection[str] = ()) -> dict[str, Any]:
+    kept = {name: value for name, value in properties.items() if name not in without}
+    return {"properties": kept, "additionalProperties": False}
 
 
 def _first_line(text: str | None) -> str:
