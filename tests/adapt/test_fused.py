@@ -57,6 +57,32 @@ def test_it_equals_the_formula(site, packed, monkeypatch):
         assert torch.allclose(own, wanted, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("tokens", [3, 40])  # few rows, and many
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_without_a_gradient_it_equals_the_formula(site, tokens, dtype, monkeypatch):
+    """In half precision the adapter is in fp32, and only the sum is rounded."""
+    site.layer.module.to(dtype)
+    for adapter in site.adapters.values():
+        adapter.to(torch.promote_types(dtype, torch.float32))
+    x = torch.randn(6, tokens, 5, dtype=dtype)
+
+    def run() -> torch.Tensor:
+        with torch.no_grad(), site.router.use(groups(False)):
+            return site.layer.module(x)
+
+    calls = []
+    monkeypatch.setattr(
+        "graft.adapt.site.low_rank_update",
+        lambda *args: calls.append(1) or low_rank_update(*args),
+    )
+    fused = run()
+    assert calls
+    monkeypatch.setattr(Site, "fuses", False)
+    rounding = {"rtol": 1e-12, "atol": 1e-12} if dtype is torch.float64 else {"atol": 0.05}
+    assert torch.allclose(fused, run(), **rounding)
+    assert not torch.allclose(fused, site.layer.module(x), atol=0.05)  # something was added
+
+
 def test_the_gradients_are_those_of_finite_differences():
     x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True)
     a = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
@@ -66,7 +92,7 @@ def test_the_gradients_are_those_of_finite_differences():
     def layer(x, a, b):
         y = (x @ weight.T).detach()
         torch.manual_seed(3)  # the same inputs are dropped each time
-        return low_rank_update(x, y, weight, [Update(1), Update(2, a, b, 0.7, dropout=0.4)])
+        return low_rank_update(x, y, weight, [Update(), Update(a, b, 0.7, dropout=0.4)], [1, 2])
 
     assert torch.autograd.gradcheck(layer, (x, a, b))
 
@@ -74,7 +100,9 @@ def test_the_gradients_are_those_of_finite_differences():
 def test_dropout_scales_what_it_keeps():
     x = torch.ones(400, 50, dtype=torch.float64)
     a, b = torch.eye(50, dtype=torch.float64), torch.eye(50, dtype=torch.float64)
-    y = low_rank_update(x, torch.zeros_like(x), torch.zeros_like(b), [Update(400, a, b, 1.0, 0.25)])
+    y = low_rank_update(
+        x, torch.zeros_like(x), torch.zeros_like(b), [Update(a, b, 1.0, 0.25)], [400]
+    )
     assert set(y.unique().tolist()) == {0.0, 1 / 0.75}
     assert (y == 0).double().mean().item() == pytest.approx(0.25, abs=0.02)
 

@@ -226,3 +226,31 @@ def test_a_prefix_is_not_assisted(how):
     model.set_adapter("prefix")
     with pytest.raises(ConfigError, match=f"{next(iter(how))} cannot take a prefix; leave it out"):
         model.generate(IDS[:1], max_new_tokens=2, **how)
+
+
+@each_kind
+def test_an_adapter_that_changed_acts_as_it_is_now(name):
+    model = make_model()
+    model.set_adapter(name)
+    model.generate(IDS, max_new_tokens=6, **GREEDY)
+    for parameter in model.adapter(name).parameters():
+        torch.nn.init.normal_(parameter)
+    ids = model.generate(IDS, max_new_tokens=6, **GREEDY)
+    expected = IDS
+    for _ in range(6):  # nothing kept from step to step
+        following = model(expected).logits[:, -1].argmax(-1)
+        expected = torch.cat([expected, following[:, None]], 1)
+    assert torch.equal(ids, expected)
+
+
+def test_the_head_reads_one_piece_of_memory_while_it_generates():
+    """For rows apart torch copies a frozen weight once for each row."""
+    model = make_model()
+    model.set_adapter("low")
+    head, seen = model.lm_head, []
+    hook = head.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    model.generate(IDS, max_new_tokens=2, **GREEDY)
+    hook.remove()
+    assert seen[0].shape[:2] == (3, 1)  # of the prompts of three tokens the last ones
+    assert all(given.is_contiguous() for given in seen)
+    assert not head._forward_pre_hooks

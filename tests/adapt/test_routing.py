@@ -53,6 +53,16 @@ def test_routing_holds_inside_the_block_and_nests():
     assert router.groups == ()
 
 
+def test_what_is_kept_is_kept_inside_the_block_alone():
+    router = Router()
+    with router.keeping():
+        router.kept["site"] = 1
+        with router.keeping():
+            assert router.kept == {}
+        assert router.kept == {"site": 1}
+    assert router.kept is None
+
+
 def test_a_recomputation_sees_the_routing_of_its_forward():
     router = Router()
     with router.use([RowGroup(slice(0, 2), ("cat",))]):

@@ -157,3 +157,20 @@ def test_what_cannot_be_merged_goes_on_acting(site, monkeypatch):
         site.merge("low")
     assert site.merged == []
     assert torch.equal(run(site, x, (3, ("low",))), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_may_be_kept_is_made_once(site, name, monkeypatch):
+    x = torch.randn(3, 5, dtype=torch.float64)
+    made, own = [], type(site.adapters[name]).affine
+    monkeypatch.setattr(
+        type(site.adapters[name]), "affine", lambda *args: made.append(1) or own(*args)
+    )
+    with torch.no_grad():
+        expected = run(site, x, (3, (name,)))
+        for _ in range(2):  # a second block makes it anew
+            made.clear()
+            with site.router.keeping():
+                outs = [run(site, x, (3, (name,))) for _ in range(3)]
+            assert len(made) == 1
+            assert all(torch.equal(out, expected) for out in outs)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,13 +23,14 @@ from graft.methods.affine import dropped
 
 __all__ = ["Update", "low_rank_update"]
 
+_FEW = 32  # rows, up to which float32 is the faster
+
 
 @dataclass(frozen=True)
 class Update:
     """The low-rank update of the rows of one group.
 
     Attributes:
-        rows: How many of the flattened input's rows.
         A: [R, I], or None: no update.
         B: [O, R], or None.
         scaling: Its factor.
@@ -36,7 +38,6 @@ class Update:
         seed: What the mask follows from; None: torch's generator gives one.
     """
 
-    rows: int
     A: Tensor | None = None
     B: Tensor | None = None
     scaling: float = 1.0
@@ -44,17 +45,23 @@ class Update:
     seed: int | None = None
 
 
-def low_rank_update(x: Tensor, y: Tensor, weight: Tensor, updates: Sequence[Update]) -> Tensor:
+def low_rank_update(
+    x: Tensor, y: Tensor, weight: Tensor, updates: Sequence[Update], sizes: list[int]
+) -> Tensor:
     """Add `updates` to `y`, in place, and take over the gradient of the layer.
 
     Args:
         x: [..., I], the layer's input.
         y: [..., O], what the layer made of `x` without recording it.
         weight: [O, I], the layer's frozen weight.
-        updates: By group, over all rows of `x` flattened to [rows, I].
+        updates: By group.
+        sizes: How many rows each group has, of all of `x` flattened to [rows, I].
     """
+    if not torch.is_grad_enabled():
+        _add(x, y, updates, sizes, [_seed(update) for update in updates])
+        return y
     factors = [factor for update in updates for factor in (update.A, update.B)]
-    return _LowRank.apply(x, [y], weight, updates, *factors)
+    return _LowRank.apply(x, [y], weight, updates, sizes, *factors)
 
 
 class _LowRank(torch.autograd.Function):
@@ -65,20 +72,16 @@ class _LowRank(torch.autograd.Function):
         made: list[Tensor],  # in a list, as it becomes the output
         weight: Tensor,
         updates: Sequence[Update],
+        sizes: list[int],
         *factors: Tensor | None,
     ) -> Tensor:
         (y,) = made
         if y._is_view():
             y = y.new_empty(0).set_(y.untyped_storage(), y.storage_offset(), y.shape, y.stride())
         ctx.save_for_backward(x, weight, *factors)
-        ctx.updates = updates
+        ctx.updates, ctx.sizes = updates, sizes
         ctx.seeds = [_seed(update) for update in updates]
-        flat_x, flat_y = x.flatten(0, -2), y.view(-1, y.shape[-1])
-        for part, update, seed in zip(_slices(updates), updates, ctx.seeds, strict=True):
-            if update.A is None or update.B is None:
-                continue
-            low = _dropped(flat_x[part], update.dropout, seed) @ update.A.T.to(x.dtype)
-            flat_y[part].addmm_(low, update.B.T.to(y.dtype), alpha=update.scaling)
+        _add(x, y, updates, sizes, ctx.seeds)
         return y
 
     @staticmethod
@@ -91,7 +94,9 @@ class _LowRank(torch.autograd.Function):
         flat_x, flat = x.flatten(0, -2), grad.reshape(-1, grad.shape[-1])
         grad_x = flat @ weight if ctx.needs_input_grad[0] else None
         out: list[Tensor | None] = []
-        for index, (part, update) in enumerate(zip(_slices(ctx.updates), ctx.updates, strict=True)):
+        at = 0
+        for index, (size, update) in enumerate(zip(ctx.sizes, ctx.updates, strict=True)):
+            part, at = slice(at, at + size), at + size
             a, b = factors[2 * index : 2 * index + 2]
             if a is None or b is None:
                 out += [None, None]
@@ -108,15 +113,31 @@ class _LowRank(torch.autograd.Function):
                 grad_x[part] += _dropped(low_grad @ a.to(x.dtype), update.dropout, seed)
             elif grad_x is not None:
                 grad_x[part].addmm_(low_grad, a.to(x.dtype))
-        return (None if grad_x is None else grad_x.view(x.shape), None, None, None, *out)
+        return (None if grad_x is None else grad_x.view(x.shape), None, None, None, None, *out)
 
 
-def _slices(updates: Sequence[Update]) -> list[slice]:
-    out, at = [], 0
-    for update in updates:
-        out.append(slice(at, at + update.rows))
-        at += update.rows
-    return out
+def _add(
+    x: Tensor,
+    y: Tensor,
+    updates: Sequence[Update],
+    sizes: list[int],
+    seeds: Sequence[int | None],
+) -> None:
+    """Add `updates` to `y`, in place."""
+    xs, ys = [x], [y]
+    if len(sizes) > 1:
+        xs, ys = x.flatten(0, -2).split(sizes), y.view(-1, y.shape[-1]).split(sizes)
+    for own_x, own_y, rows, update, seed in zip(xs, ys, sizes, updates, seeds, strict=True):
+        a, b = update.A, update.B
+        if a is None or b is None:
+            continue
+        own_x = _dropped(own_x, update.dropout, seed)
+        if rows <= _FEW and x.device.type == "cpu":
+            # Setting up a product in half precision costs more than so few rows are worth.
+            own_y.add_(F.linear(F.linear(own_x.to(a.dtype), a), b), alpha=update.scaling)
+        else:
+            low = own_x.flatten(0, -2) @ a.T.to(x.dtype)
+            own_y.view(-1, y.shape[-1]).addmm_(low, b.T.to(y.dtype), alpha=update.scaling)
 
 
 def _seed(update: Update) -> int | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers import Cache
 from graft.adapt.compose import Composer
 from graft.adapt.composition import Composition
 from graft.adapt.outputs import without_virtual_tokens
-from graft.adapt.routing import in_group_order
+from graft.adapt.routing import RowGroup, in_group_order
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def generate(
     if adapter_names is None:
         _, groups = model.route(None, 1)  # the number of rows does not matter to one group
         if not model.has_virtual_tokens(groups):
-            with model.router.use(groups), torch.no_grad():
+            with _generating(model, groups):
                 return base.generate(**inputs)  # from whatever the model reads, sounds too
     if "inputs" in inputs:
         inputs["input_ids"] = inputs.pop("inputs")
@@ -49,13 +50,32 @@ def generate(
     inputs = {name: in_group_order(value, order, rows) for name, value in inputs.items()}
     if ids is not None and inputs.get("attention_mask") is None:
         inputs["attention_mask"] = _mask_of(base, inputs["input_ids"], inputs)
-    with model.router.use(groups), torch.no_grad():
+    with _generating(model, groups):
         if not model.has_virtual_tokens(groups):
             out = base.generate(**inputs)
         else:
             assert composer is not None
             out = _with_virtual_tokens(model, composer, groups, inputs, shown.shape[1])
     return _unsorted(out, order)
+
+
+@contextmanager
+def _generating(model: PeftModel, groups: Sequence[RowGroup]) -> Iterator[None]:
+    """The surroundings of a whole `generate`: adapters do not change from token to token."""
+    base: Any = model.base_model
+    head = base.get_output_embeddings()
+    with ExitStack() as stack:
+        if head is not None:
+            stack.callback(head.register_forward_pre_hook(_in_one_piece).remove)
+        for context in (model.router.use(groups), model.router.keeping(), torch.no_grad()):
+            stack.enter_context(context)
+        yield
+
+
+def _in_one_piece(head: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The last token of each row stands apart in memory; for such an input torch copies a frozen
+    weight once for each row."""
+    return (args[0].contiguous(), *args[1:])
 
 
 def _with_virtual_tokens(

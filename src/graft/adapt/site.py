@@ -7,7 +7,7 @@ detaching removes two handles. The adapters' parameters live beside the base mod
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,6 +23,19 @@ from graft.methods.affine import merged
 __all__ = ["Site"]
 
 _FUSABLE = (nn.Linear, Conv1D)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a site does in one call.
+
+    Attributes:
+        parts: Each group's effects, in the order in which they act; empty where nothing acts.
+        updates: The same, where all are low-rank updates that can be fused with the layer.
+    """
+
+    parts: list[list[Affine]]
+    updates: list[Update] | None = None
 
 
 class Site:
@@ -41,9 +54,8 @@ class Site:
         self.router = router
         self.adapters: dict[str, LayerAdapter] = {}
         self.merged: list[str] = []
-        # From the pre-hook to the hook of one call: the layer's own input and each group's parts.
-        self._fuses = False
-        self._pending: tuple[Tensor, list[list[Affine]]] | None = None
+        # From the pre-hook to the hook of one call: the layer's own input, and what to do.
+        self._pending: tuple[Tensor, _Plan] | None = None
         self._handles = [
             layer.module.register_forward_pre_hook(self._before, with_kwargs=True),
             layer.module.register_forward_hook(self._after),
@@ -95,29 +107,47 @@ class Site:
     def _affine(self, name: str) -> Affine:
         return self.router.seeded(self.adapters[name].affine(self.layer), name, self.layer.path)
 
+    def _plan(self, x: Tensor) -> _Plan:
+        """What to do, as the router says; found once where nothing changes from call to call."""
+        kept = None if torch.compiler.is_compiling() else self.router.kept
+        if kept is None:
+            return self._made(x, self._parts())
+        if self not in kept:
+            parts = self._parts()
+            if x.is_floating_point() and x.device.type != "cpu":  # there see `fused`
+                parts = [[affine.to(x.dtype) for affine in group] for group in parts]
+            kept[self] = self._made(x, parts)
+        return kept[self]
+
+    def _made(self, x: Tensor, parts: list[list[Affine]]) -> _Plan:
+        if not any(parts):
+            return _Plan([])
+        return _Plan(parts, self._updates(parts) if self._can_fuse(x, parts) else None)
+
     def _before(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         self._pending = None
-        parts = self._parts()
-        if not any(parts):
-            return None
         x, *rest = (*args, *kwargs.values())  # a layer takes its input, by whatever name
-        self._pending = (x, parts)
-        self._fuses = self._can_fuse(x, parts)
-        if self._fuses:  # the update takes over the gradient of the layer too
-            return (x.detach(), *rest), {}
-        if all(affine.in_scale is None for group in parts for affine in group):
+        plan = self._plan(x)
+        if not plan.parts:
             return None
-        return (self._by_group(self._scale_input, parts, x), *rest), {}
+        self._pending = (x, plan)
+        if plan.updates is not None:  # the update takes over the gradient of the layer too
+            return ((x.detach(), *rest), {}) if torch.is_grad_enabled() else None
+        if all(affine.in_scale is None for group in plan.parts for affine in group):
+            return None
+        return (self._by_group(self._scale_input, plan.parts, x), *rest), {}
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
         if self._pending is None:
             return y
-        (x, parts), self._pending = self._pending, None
-        if self._fuses:
-            return self._fused(x, y, parts)
-        return self._by_group(self._adapt_output, parts, x, y)
+        (x, plan), self._pending = self._pending, None
+        if plan.updates is not None:
+            rows = x.numel() // x.shape[-1]
+            sizes = [rows] if len(plan.updates) == 1 else self.router.sizes(rows)
+            return low_rank_update(x, y, self.layer.weight, plan.updates, sizes)
+        return self._by_group(self._adapt_output, plan.parts, x, y)
 
     def _can_fuse(self, x: Tensor, parts: list[list[Affine]]) -> bool:
         """Whether there is nothing here but a plain layer and a low-rank update for a row."""
@@ -135,16 +165,9 @@ class Site:
             and all(len(group) < 2 and all(a.is_low_rank for a in group) for group in parts)
         )
 
-    def _fused(self, x: Tensor, y: Tensor, parts: list[list[Affine]]) -> Tensor:
-        rows = x.numel() // x.shape[-1]
-        sizes = [rows] if len(parts) == 1 else self.router.sizes(rows)
-        updates = [
-            Update(size, group[0].A, group[0].B, group[0].scaling, group[0].dropout, group[0].seed)
-            if group
-            else Update(size)
-            for size, group in zip(sizes, parts, strict=True)
-        ]
-        return low_rank_update(x, y, self.layer.weight, updates)
+    def _updates(self, parts: list[list[Affine]]) -> list[Update]:
+        one_each = [group[0] if group else Affine() for group in parts]
+        return [Update(a.A, a.B, a.scaling, a.dropout, a.seed) for a in one_each]
 
     def _by_group(
         self, act: Callable[..., Tensor], parts: list[list[Affine]], *tensors: Tensor

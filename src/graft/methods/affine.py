@@ -55,6 +55,11 @@ class Affine:
         others = (self.in_scale, self.out_scale, self.shift)
         return self.A is not None and all(other is None for other in others)
 
+    def to(self, dtype: torch.dtype) -> Affine:
+        """The same with its tensors in `dtype`."""
+        tensors = {n: v.to(dtype) for n, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **tensors)
+
     def scale_input(self, layer: Layer, x: Tensor) -> Tensor:
         """What the base layer shall see instead of its input `x` [..., I]."""
         return x if self.in_scale is None else x * layer.over_inputs(self.in_scale).to(x.dtype)
