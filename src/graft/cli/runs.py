@@ -38,6 +38,8 @@ def runs(
     from graft.comparison.difference import difference
     from graft.comparison.history import find_runs, is_run, read_run
 
+    if plot is not None:
+        _require_png(plot)
     given = folders or [Path()]
     problems: list[str] = []
     if len(given) == 2 and all(is_run(folder) for folder in given):
@@ -57,14 +59,20 @@ def runs(
         _draw(found, plot)
 
 
-def _draw(found: Sequence[PastRun], path: Path) -> None:
-    from graft.atomic import require_place, write_bytes
-    from graft.comparison.plots import Curve, draw_curves, png
+def _require_png(path: Path) -> None:
+    from graft.atomic import require_place
     from graft.errors import ConfigError
 
     require_place(path)
     if path.suffix.lower() != ".png":
         raise ConfigError(f"The plot is a PNG; give it a name that ends in .png, not {path.name}.")
+
+
+def _draw(found: Sequence[PastRun], path: Path) -> None:
+    from graft.atomic import write_bytes
+    from graft.comparison.plots import Curve, draw_curves, png
+    from graft.errors import ConfigError
+
     curves = [
         Curve(name, (run.records,))
         for name, run in zip(_names(found), found, strict=True)

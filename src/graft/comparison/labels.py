@@ -6,11 +6,13 @@ back. Measured in pixels, so the axes must have their final limits and place whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
+from numpy.typing import NDArray
 
 from graft.visible import visible
 
@@ -34,24 +36,30 @@ def label_points(
         names: As many.
         bars: From where to where the error bars of each point go, in the axes' data.
     """
-    at = [(float(x), float(y)) for x, y in axes.transData.transform(points)]
     pixels = _pixels(axes)
     around = 4 * pixels
-    taken = [Bbox.from_extents(x - around, y - around, x + around, y + around) for x, y in at]
-    for (x, y), bar in zip(at, bars, strict=True):
-        far = Bbox(axes.transData.transform(bar.get_points()))
-        taken.append(Bbox.from_extents(x - around / 2, far.y0, x + around / 2, far.y1))
-        taken.append(Bbox.from_extents(far.x0, y - around / 2, far.x1, y + around / 2))
-    inside = axes.get_window_extent()
+    at = axes.transData.transform(points)
+    low, high = (
+        axes.transData.transform([getattr(bar, c) for bar in bars]) for c in ("min", "max")
+    )
+    taken = np.concatenate(  # [boxes, 4]: of the marks, of their error bars up and sideways
+        [
+            np.hstack([at - around, at + around]),
+            np.stack([at[:, 0] - 1, low[:, 1], at[:, 0] + 1, high[:, 1]], axis=1),
+            np.stack([low[:, 0], at[:, 1] - 1, high[:, 0], at[:, 1] + 1], axis=1),
+        ]
+    )
+    inside = np.array(axes.get_window_extent().extents)
     for point, (x, y), name in zip(points, at, names, strict=True):
         note = _write(axes, name, point, (0, 0))
-        size = note.get_window_extent()
-        choices = list(_around(x, y, size.width, size.height, _GAP * pixels))
-        distance, box = min(choices, key=lambda each: _cost(*each, taken, inside))
-        note.set_position(((box.x0 - x) / pixels, (box.y0 - y) / pixels))
-        if distance > 1 and note.arrow_patch is not None:
+        note.set_verticalalignment("bottom")
+        size = Text.get_window_extent(note)  # an annotation's would have its line in it
+        distances, boxes = _around(x, y, size.width, size.height, _GAP * pixels)
+        best = int(np.argmin(_hidden(boxes, taken, inside) + 0.02 * distances))
+        note.set_position(((boxes[best, 0] - x) / pixels, (boxes[best, 1] - y) / pixels))
+        if distances[best] >= 2 and note.arrow_patch is not None:
             note.arrow_patch.set_visible(True)
-        taken.append(box)
+        taken = np.vstack([taken, boxes[best]])
 
 
 def label_ends(axes: Axes, points: Sequence[Place], names: Sequence[str]) -> None:
@@ -104,33 +112,41 @@ def _pixels(axes: Axes) -> float:
 
 def _around(
     x: float, y: float, width: float, height: float, gap: float
-) -> Iterator[tuple[float, Bbox]]:
-    """Boxes of this size around a place, the best first, with how far out they are."""
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Boxes of this size around a place, the best first, and how far out they are."""
+    distances, corners = [], []
     for distance in (1, 2.5, 4, 6, 9):
         away = gap * distance
-        for left, below in (
+        aslant = 0.7 * away
+        distances += [distance + place / 8 for place in range(8)]
+        corners += [
             (x + away, y - height / 2),
             (x - away - width, y - height / 2),
             (x - width / 2, y + away),
             (x - width / 2, y - away - height),
-            (x + 0.7 * away, y + 0.7 * away),
-            (x - 0.7 * away - width, y + 0.7 * away),
-            (x + 0.7 * away, y - 0.7 * away - height),
-            (x - 0.7 * away - width, y - 0.7 * away - height),
-        ):
-            yield distance, Bbox.from_bounds(left, below, width, height)
+            (x + aslant, y + aslant),
+            (x - aslant - width, y + aslant),
+            (x + aslant, y - aslant - height),
+            (x - aslant - width, y - aslant - height),
+        ]
+    lower = np.array(corners)
+    return np.array(distances), np.hstack([lower, lower + np.array([width, height])])
 
 
-def _cost(distance: float, box: Bbox, taken: Sequence[Bbox], inside: Bbox) -> float:
-    """What a name at `box` would hide, in its own areas; a little for being far away."""
-    area = box.width * box.height
-    hidden = sum(_shared(box, other) for other in taken)
-    return (hidden + 4 * (area - _shared(box, inside))) / area + 0.02 * distance
+def _hidden(
+    boxes: NDArray[np.floating], taken: NDArray[np.floating], inside: NDArray[np.floating]
+) -> NDArray[np.floating]:
+    """What a name at each of `boxes` would hide and what of it would stick out, in its areas."""
+    areas = _shared(boxes, boxes).diagonal()
+    out = areas - _shared(boxes, inside[None])[:, 0]
+    return (_shared(boxes, taken).sum(axis=1) + 4 * out) / areas
 
 
-def _shared(a: Bbox, b: Bbox) -> float:
-    both = Bbox.intersection(a, b)
-    return 0.0 if both is None else both.width * both.height
+def _shared(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The area that each box of `a` shares with each of `b`, [a, b]."""
+    lower = np.maximum(a[:, None, :2], b[None, :, :2])
+    upper = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return (upper - lower).clip(0).prod(axis=2)
 
 
 def _spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:

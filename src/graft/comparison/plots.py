@@ -91,7 +91,7 @@ def draw_curves(curves: Sequence[Curve], keys: Sequence[str] = ("eval_loss", "lo
     shown = curves[:_AT_MOST]
     with _style():
         room = end_width([curve.name for curve in shown])
-        height = max(0.85 * _HEIGHT, 0.16 * len(shown)) * len(panels)
+        height = max(0.85 * _HEIGHT, 0.19 * len(shown)) * len(panels)
         figure = _new_figure(max(_WIDTH, 3.5 + room), height)
         all_axes = figure.subplots(len(panels), squeeze=False)[:, 0]
         ends = [_curve_panel(axes, shown, key) for axes, key in zip(all_axes, panels, strict=True)]
