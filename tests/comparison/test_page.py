@@ -166,7 +166,8 @@ def test_a_browser_shows_it_on_a_phone_without_scrolling_sideways(kind, request,
     (tmp_path / "phone.html").write_text(frame, encoding="utf-8")
     command = [
         str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom",
-        "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}", str(tmp_path / "phone.html"),
+        "--hide-scrollbars", f"--user-data-dir={tmp_path / 'profile'}",
+        str(tmp_path / "phone.html"),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert re.findall(r"WIDE (\d+);", done.stdout) == ["390"]
