@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graft.adapt.routing import RowGroup
+from graft.packing import segments
 from graft.packing.attention import Unpackable, attending_by_segment, attention_configs
 from graft.packing.attention import _attention as packed_attention
 from graft.packing.layout import Layout
@@ -40,8 +41,9 @@ def written_out(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **set
                 first = 0 if window is None else max(0, last - window + 1)
                 k, v = keys[first : last + 1], values[first : last + 1]
                 if segment.prefix is not None:
-                    k = torch.cat([segment.prefix[0, 0, group], k])
-                    v = torch.cat([segment.prefix[0, 1, group], v])
+                    prefix = layout.prefixes[segment.prefix][0]
+                    k = torch.cat([prefix[0, group], k])
+                    v = torch.cat([prefix[1, group], v])
                 scores = k @ query[0, head, segment.tokens.start + t] * 0.3
                 if softcap is not None:
                     scores = softcap * torch.tanh(scores / softcap)
@@ -52,7 +54,9 @@ def written_out(layout: Layout, query: Tensor, key: Tensor, value: Tensor, **set
 @pytest.mark.parametrize("settings", [{}, {"sliding_window": 2}, {"softcap": 0.5}])
 @pytest.mark.parametrize("prompts", [[0, 0], [2, 0], [1, 3]])
 @pytest.mark.parametrize("prefixed", [False, True])
-def test_it_equals_attention_written_out(settings, prompts, prefixed):
+@pytest.mark.parametrize("block", [2, 128])
+def test_it_equals_attention_written_out(settings, prompts, prefixed, block, monkeypatch):
+    monkeypatch.setattr(segments, "_BLOCK", block)
     shape = (1, 2, HEADS, 2, SIZE)
     prefix = torch.randn(shape, dtype=torch.float64, requires_grad=True) if prefixed else None
     layout = Layout(LENGTHS, GROUPS, prompts, [prefix, None])

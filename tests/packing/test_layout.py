@@ -14,7 +14,7 @@ def test_virtual_tokens_stand_once_in_front_of_their_rows():
     ]  # fmt: skip
     assert [s.prompt for s in layout.segments] == [None, 0, 0, None]
     assert [s.is_prompt for s in layout.segments] == [True, False, False, False]
-    assert layout.lengths == [4, 3, 1, 2]
+    assert [s.length for s in layout.segments] == [4, 3, 1, 2]
     assert layout.length == 10
     assert layout.groups == [RowGroup(slice(0, 8), ("a",)), RowGroup(slice(8, 10), ())]
 

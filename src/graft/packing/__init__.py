@@ -1,10 +1,10 @@
 """Batches without padding: rows one behind the other, each attending to itself alone.
 
-`layout` says where rows stand and what they see, `attention` holds them apart. `forward` runs the
-unchanged code of a causal language model on them, with `head` and `loss` where there is a label;
-`layers` those of any other model, whose embeddings and heads go on seeing padded rows, and `pairs`
-an encoder-decoder's with its loss. `proof` tries on a model whether it can be packed at all. What
-goes into a batch, and what becomes of its gradients, is `training`'s.
+`layout` says where rows stand and what they see, `attention` hands it to `segments`, which holds
+them apart. `forward` runs the unchanged code of a causal language model on them, with `head` and
+`loss` where there is a label; `layers` those of any other model, whose embeddings and heads go on
+seeing padded rows, and `pairs` an encoder-decoder's with its loss. `proof` tries on a model whether
+it can be packed at all. What goes into a batch, and what becomes of its gradients, is `training`'s.
 """
 
 from graft.packing.attention import Unpackable

@@ -1,7 +1,7 @@
 """Biases of attention by distance, as T5 has them, on packed rows.
 
 A bias depends on the distance of two tokens alone, so that of a short segment is a corner of a long
-one's: the model's own module computes one for the longest segment, and each cuts out its own.
+one's: the model's own module computes one for the longest segment, and each reads its own of it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graft.packing.layout import Layout
 
-__all__ = ["bias_of", "counters_of", "counting_by_segment"]
+__all__ = ["counters_of", "counting_by_segment", "is_of_longest"]
 
 
 def counters_of(layers: Sequence[nn.Module]) -> list[Any]:
@@ -41,12 +41,6 @@ def _of_longest(own: Any, layout: Layout, queries: int, keys: int, **others: Any
     return own(longest, prefix + longest, **{**others, "past_seen_tokens": prefix})
 
 
-def bias_of(index: int, bias: Tensor, layout: Layout) -> Tensor | None:
-    """[H, T, N + T] of the segment `index`, out of the longest one's; None: it is not that."""
-    prefix, longest = layout.longest_prefix, layout.longest
-    if bias.shape[-2:] != (longest, prefix + longest):
-        return None
-    segment = layout.segments[index]
-    before, own = layout.seen_before(segment)
-    stop = before + segment.length
-    return bias[0, :, before:stop, prefix - own : prefix + stop]
+def is_of_longest(bias: Tensor, layout: Layout) -> bool:
+    """Whether `bias` [1, H, L, N + L] is such a one."""
+    return bias.shape[-2:] == (layout.longest, layout.longest_prefix + layout.longest)

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
 from graft.adapt.routing import RowGroup
+from graft.packing.segments import Reading
 
 __all__ = ["Layout", "Segment"]
 
@@ -24,13 +27,13 @@ class Segment:
     Attributes:
         tokens: Its place among the S tokens.
         prompt: Index of the segment of virtual tokens that it sees besides; None: it sees none.
-        prefix: Keys and values that it sees besides, [L, 2, H, N, K], or None.
+        prefix: Index of the prefix that it sees besides; None: it sees none.
         is_prompt: Whether it is virtual tokens.
     """
 
     tokens: slice
     prompt: int | None
-    prefix: Tensor | None
+    prefix: int | None
     is_prompt: bool = False
 
     @property
@@ -52,6 +55,8 @@ class Layout:
     Attributes:
         segments: In order, without gaps.
         groups: The row groups as groups of tokens.
+        prefixes: Each with keys and values of every layer [2, H, N, K].
+        masks: What causality hides, filled as attention needs it.
     """
 
     def __init__(
@@ -67,17 +72,22 @@ class Layout:
         self.source = source
         self.segments: list[Segment] = []
         self.groups: list[RowGroup] = []
+        self.prefixes: list[tuple[Tensor, ...]] = []
+        self.masks: dict[Any, Tensor] = {}
         for group, prompt, prefix in zip(groups, prompts, prefixes, strict=True):
-            start, shown = self.length, None
+            start, shown, front = self.length, None, None
+            if prefix is not None:
+                front = len(self.prefixes)
+                self.prefixes.append(prefix.unbind())
             if prompt:
                 shown = len(self.segments)
-                self._add(prompt, None, prefix, is_prompt=True)
+                self._add(prompt, None, front, is_prompt=True)
             for length in lengths[group.rows]:
-                self._add(length, shown, prefix)
+                self._add(length, shown, front)
             self.groups.append(RowGroup(slice(start, self.length), group.adapters))
 
     def _add(
-        self, length: int, prompt: int | None, prefix: Tensor | None, is_prompt: bool = False
+        self, length: int, prompt: int | None, prefix: int | None, is_prompt: bool = False
     ) -> None:
         tokens = slice(self.length, self.length + length)
         self.segments.append(Segment(tokens, prompt, prefix, is_prompt))
@@ -87,26 +97,46 @@ class Layout:
         """S, tokens in the batch."""
         return self.segments[-1].tokens.stop if self.segments else 0
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each segment."""
-        return [segment.length for segment in self.segments]
-
-    def seen_before(self, segment: Segment) -> tuple[int, int]:
-        """Virtual tokens and prefix that `segment` sees besides itself."""
-        prefix = 0 if segment.prefix is None else segment.prefix.shape[3]
-        return 0 if segment.prompt is None else self.segments[segment.prompt].length, prefix
-
     def first_position(self, segment: Segment) -> int:
         """Position of the first token of `segment`, behind what it sees besides."""
-        return sum(self.seen_before(segment))
+        return self._virtual(segment) + self._prefix(segment)
+
+    def _virtual(self, segment: Segment) -> int:
+        """Virtual tokens that `segment` sees besides itself."""
+        return 0 if segment.prompt is None else self.segments[segment.prompt].length
+
+    def _prefix(self, segment: Segment) -> int:
+        """Length of the prefix that `segment` sees."""
+        return 0 if segment.prefix is None else self.prefixes[segment.prefix][0].shape[2]
 
     @property
     def longest(self) -> int:
         """Most tokens of a segment together with the virtual tokens that it sees."""
-        return max(self.seen_before(own)[0] + own.length for own in self.segments)
+        return max(self._virtual(segment) + segment.length for segment in self.segments)
 
     @property
     def longest_prefix(self) -> int:
         """Length of the longest prefix."""
-        return max(self.seen_before(own)[1] for own in self.segments)
+        return max(map(self._prefix, self.segments))
+
+    @cached_property
+    def own_readings(self) -> list[Reading]:
+        """What attention inside the segments reads: prefix, virtual tokens and themselves.
+
+        A bias of distances is the longest segment's, behind the longest prefix; that of another
+        begins behind its virtual tokens, and as far from the left as its prefix is shorter.
+        """
+        most, out = self.longest_prefix, []
+        for segment in self.segments:
+            shown = [] if segment.prompt is None else [self.segments[segment.prompt].tokens]
+            corner = self._virtual(segment), most - self._prefix(segment)
+            keys = (*shown, segment.tokens)
+            out.append(Reading(segment.tokens, keys, segment.prefix, corner))
+        return out
+
+    @cached_property
+    def source_readings(self) -> list[Reading]:
+        """What cross attention reads: each row's own row of the encoder."""
+        assert self.source is not None
+        pairs = zip(self.segments, self.source.segments, strict=True)
+        return [Reading(own.tokens, (its.tokens,)) for own, its in pairs]

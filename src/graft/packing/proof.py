@@ -30,15 +30,6 @@ Results = Callable[[Tensor, Tensor], Tensor]  # ids and mask [2, T] -> results o
 
 
 def packed_forward(model: PeftModel) -> PackedForward | PackedPairs:
-    """What runs a language model on packed rows, going by its build alone: no number is compared.
-
-    Raises:
-        Unpackable: It is not built for it.
-    """
-    return PackedPairs(model) if is_encoder_decoder(model.base_model) else PackedForward(model)
-
-
-def packed_forward(model: PeftModel) -> PackedForward | PackedPairs:
     """What would compute the loss of packed rows, as far as the build of a language model tells.
 
     Raises:
