@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         AutoPeftModelForSequenceClassification,
         AutoPeftModelForTokenClassification,
     )
+    from graft.comparison.study import compare
     from graft.config import PeftConfig, PeftType, TaskType
     from graft.errors import GraftError
     from graft.inspection import inspect
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         PromptTuningConfig,
         PromptTuningInit,
     )
+    from graft.planning.plan import plan
     from graft.training.run import train
 
 _HOMES = {
@@ -61,6 +63,7 @@ _HOMES = {
         "AutoPeftModelForSequenceClassification",
         "AutoPeftModelForTokenClassification",
     ),
+    "graft.comparison.study": ("compare",),
     "graft.config": ("PeftType", "TaskType"),
     "graft.errors": ("GraftError",),
     "graft.inspection": ("inspect",),
@@ -76,6 +79,7 @@ _HOMES = {
         "PromptTuningConfig",
         "PromptTuningInit",
     ),
+    "graft.planning.plan": ("plan",),
     "graft.training.run": ("train",),
 }
 # PEFT has a class for each task; here one class serves them all.
@@ -117,12 +121,14 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "PromptTuningConfig",
     "PromptTuningInit",
     "TaskType",
+    "compare",
     "get_layer_status",
     "get_model_status",
     "get_peft_model",
     "get_peft_model_state_dict",
     "inject_adapter_in_model",
     "inspect",
+    "plan",
     "prepare_model_for_kbit_training",
     "set_peft_model_state_dict",
     "train",

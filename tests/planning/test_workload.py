@@ -7,11 +7,15 @@ import pytest
 from graft.config import TaskType
 from graft.errors import ConfigError
 from graft.planning.setting import Row
-from graft.planning.workload import DrawnRows, GivenRows, row_sizes, smaller
+from graft.planning.workload import DrawnRows, GivenRows, Lesson, row_sizes, smaller
 from graft.training.batches import Order, split
 from graft.training.config import TrainConfig
 
 LENGTHS = [3, 50, 7, 7, 20, 11, 4, 31, 9, 15, 2, 6, 18]
+
+
+def drawn(sizes: np.ndarray, settings: TrainConfig) -> DrawnRows:
+    return DrawnRows({"own": Lesson(sizes, settings)}, "cpu")
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def test_passes_are_those_that_training_draws(sizes):
         rows for step in range(2 * order.steps_per_epoch) for rows in split(order.step(step), 2)
     ]
     tokens = [sum(LENGTHS[i] for i in rows) for rows in passes]
-    found = DrawnRows(sizes, settings()).workload()
+    found = drawn(sizes, settings()).workload()
     assert found.sizes == tuple(sorted(tokens))
     assert sum(row.tokens for row in found.longest) == max(tokens)
     assert found.tokens == sum(tokens) / (2 * order.steps_per_epoch)
@@ -43,13 +47,13 @@ def test_passes_are_those_that_training_draws(sizes):
 def test_a_padded_pass_costs_its_longest_row_for_each(sizes):
     passes = [rows for step in range(8) for rows in split(Order(len(LENGTHS), 4, 5).step(step), 2)]
     cost = [len(rows) * max(LENGTHS[i] for i in rows) for rows in passes]
-    longest = DrawnRows(sizes, settings()).workload(padded=True).longest
+    longest = drawn(sizes, settings()).workload(padded=True).longest
     assert len(longest) * max(row.tokens for row in longest) == max(cost)
 
 
 def test_parts_are_more_and_smaller_passes_of_the_same_steps(sizes):
-    whole = DrawnRows(sizes, settings(per_device_train_batch_size=4)).workload()
-    parts = DrawnRows(sizes, settings(per_device_train_batch_size=4)).workload(parts=4)
+    whole = drawn(sizes, settings(per_device_train_batch_size=4)).workload()
+    parts = drawn(sizes, settings(per_device_train_batch_size=4)).workload(parts=4)
     assert parts.passes > whole.passes
     assert parts.steps == whole.steps
     assert parts.tokens == whole.tokens
@@ -57,9 +61,9 @@ def test_parts_are_more_and_smaller_passes_of_the_same_steps(sizes):
 
 
 def test_rows_are_cut(sizes):
-    found = DrawnRows(sizes, settings()).workload(length=10)
+    found = drawn(sizes, settings()).workload(length=10)
     assert found.length == 10
-    assert found.tokens < DrawnRows(sizes, settings()).workload().tokens
+    assert found.tokens < drawn(sizes, settings()).workload().tokens
 
 
 @pytest.mark.parametrize(

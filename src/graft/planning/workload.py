@@ -5,6 +5,7 @@ The longest forward pass decides the peak, the mean of them the time.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,18 @@ from graft.errors import ConfigError
 from graft.planning.setting import Row
 from graft.training.batches import Order, split, total_steps
 from graft.training.config import TrainConfig
+from graft.training.passes import fill_passes, token_budget
 
-__all__ = ["DrawnRows", "GivenRows", "Pass", "RowSource", "Workload", "row_sizes", "smaller"]
+__all__ = [
+    "DrawnRows",
+    "GivenRows",
+    "Lesson",
+    "Pass",
+    "RowSource",
+    "Workload",
+    "row_sizes",
+    "smaller",
+]
 
 Pass = tuple[Row, ...]
 
@@ -77,6 +88,10 @@ class RowSource(ABC):
             padded: Whether a batch costs its longest row for each of its rows.
         """
 
+    @abstractmethod
+    def split(self, parts: int) -> tuple[str, tuple[str, ...]]:
+        """Batches in `parts`, in words and as settings of a run file; steps stay as they are."""
+
 
 class GivenRows(RowSource):
     """Batches of equal rows.
@@ -124,46 +139,147 @@ class GivenRows(RowSource):
         read = tokens * (1 + both) * self.batch_size * self.accumulation
         return Workload(rows, rows, self.accumulation * parts, float(read))
 
+    def split(self, parts: int) -> tuple[str, tuple[str, ...]]:
+        return _split("train", self.batch_size, self.accumulation, parts)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one adapter of a run learns.
+
+    Attributes:
+        sizes: `row_sizes` of its rows.
+        settings: Of the run that would train it alone.
+        own: Names of the settings that the run file gives for this adapter.
+    """
+
+    sizes: np.ndarray
+    settings: TrainConfig
+    own: frozenset[str] = frozenset()
+
 
 class DrawnRows(RowSource):
-    """The rows of a run with one adapter, in the batches that its seed draws.
+    """The rows of a run, in the batches that its seed draws.
 
     Args:
-        sizes: `row_sizes` of its rows.
-        settings: The run's.
+        lessons: What each adapter learns, by its name.
+        device: Kind of the device, which several adapters are to keep busy together.
         both: Whether the labels are read too, by a decoder.
     """
 
-    def __init__(self, sizes: np.ndarray, settings: TrainConfig, both: bool = False) -> None:
-        self.sizes, self.settings, self.both = sizes, settings, both
-        self.batch_size = settings.per_device_train_batch_size
-        self.accumulation = settings.gradient_accumulation_steps
+    def __init__(self, lessons: Mapping[str, Lesson], device: str, both: bool = False) -> None:
+        self.lessons, self.device, self.both = lessons, device, both
+        settings = [lesson.settings for lesson in lessons.values()]
+        self.batch_size = math.gcd(*(own.per_device_train_batch_size for own in settings))
+        self.accumulation = max(own.gradient_accumulation_steps for own in settings)
 
     def workload(self, parts: int = 1, length: int | None = None, padded: bool = False) -> Workload:
-        sizes = self.sizes if length is None else np.minimum(self.sizes, length)
-        size = self.batch_size // parts
-        order = Order(len(sizes), self.batch_size * self.accumulation, self.settings.seed)
-        steps = total_steps(self.settings, order)
-        seen = min(steps, _EPOCHS * order.steps_per_epoch)
-        passes = [list(rows) for step in range(seen) for rows in split(order.step(step), size)]
-        read = sizes.sum(1) if self.both else sizes[:, 0]
-        tokens = np.array([int(read[rows].sum()) for rows in passes])
-        cost = tokens
-        if padded:
-            cost = np.array([len(rows) * int(read[rows].max()) for rows in passes])
+        courses = [_Course(name, own, parts, length, self.both)
+                   for name, own in self.lessons.items()]  # fmt: skip
+        rounds = max(course.seen for course in courses)
+        passes = [each for step in range(rounds) for each in self._passes(courses, step, padded)]
+        tokens = [sum(piece.tokens for piece in each) for each in passes]
+        cost = np.array([_cost(each, padded) for each in passes])
+        epochs = {course.order.steps_per_epoch for course in courses}
         return Workload(
-            longest=_rows(sizes, passes[int(cost.argmax())]),
-            typical=_rows(sizes, passes[int(np.abs(cost - cost.mean()).argmin())]),
-            passes=round(len(passes) / seen),
-            tokens=float(tokens.sum() / seen),
-            steps_per_epoch=order.steps_per_epoch,
-            steps=steps,
-            sizes=tuple(sorted(tokens.tolist())),
+            longest=self._rows(passes[int(cost.argmax())]),
+            typical=self._rows(passes[int(np.abs(cost - cost.mean()).argmin())]),
+            passes=round(len(passes) / rounds),
+            tokens=sum(tokens) / rounds,
+            steps_per_epoch=epochs.pop() if len(epochs) == 1 else None,
+            steps=max(course.steps for course in courses),
+            sizes=tuple(sorted(tokens)),
+        )
+
+    def split(self, parts: int) -> tuple[str, tuple[str, ...]]:
+        told: dict[str, str] = {}
+        settings: dict[str, None] = {}
+        for name, lesson in self.lessons.items():
+            own = lesson.own & {"per_device_train_batch_size", "gradient_accumulation_steps"}
+            section = f"adapters.{name}.train" if own else "train"
+            size = lesson.settings.per_device_train_batch_size
+            passes = lesson.settings.gradient_accumulation_steps
+            words, each = _split(section, size, passes, parts)
+            told[words] = name
+            settings |= dict.fromkeys(each)
+        if len(told) == 1:
+            return next(iter(told)), tuple(settings)
+        return "; ".join(f"{name}: {words}" for words, name in told.items()), tuple(settings)
+
+    def _passes(self, courses: Sequence[_Course], step: int, padded: bool) -> list[list[_Piece]]:
+        """The forward passes of a round."""
+        due = {course.name: course.pieces(step) for course in courses if step < course.seen}
+        if len(courses) == 1:
+            return [[piece] for pieces in due.values() for piece in pieces]
+        largest = max(_cost([piece], padded) for pieces in due.values() for piece in pieces)
+        budget = token_budget(courses[0].lesson.settings.tokens_per_pass, largest, self.device)
+        return fill_passes(due, lambda pieces: _cost(pieces, padded), budget)
+
+    def _rows(self, pieces: Sequence[_Piece]) -> Pass:
+        several = len(self.lessons) > 1
+        return tuple(
+            Row(int(tokens), int(labels), piece.adapter if several else None)
+            for piece in pieces
+            for tokens, labels in piece.sizes
         )
 
 
-def _rows(sizes: np.ndarray, indices: Sequence[int]) -> Pass:
-    return tuple(Row(int(sizes[i, 0]), int(sizes[i, 1])) for i in indices)
+@dataclass(frozen=True)
+class _Piece:
+    """A batch of one adapter.
+
+    Attributes:
+        adapter: Its name.
+        sizes: [rows, 2], as `row_sizes` has them.
+        tokens: That it reads.
+        widest: Tokens of its longest row.
+    """
+
+    adapter: str
+    sizes: np.ndarray
+    tokens: int
+    widest: int
+
+
+class _Course:
+    """The batches of one adapter, step by step."""
+
+    def __init__(
+        self, name: str, lesson: Lesson, parts: int, length: int | None, both: bool
+    ) -> None:
+        self.name, self.lesson = name, lesson
+        settings = lesson.settings
+        self.sizes = lesson.sizes if length is None else np.minimum(lesson.sizes, length)
+        self.read = self.sizes.sum(1) if both else self.sizes[:, 0]
+        self.size = settings.per_device_train_batch_size // parts
+        per_step = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+        self.order = Order(len(self.sizes), per_step, settings.seed)
+        self.steps = total_steps(settings, self.order)
+        self.seen = min(self.steps, _EPOCHS * self.order.steps_per_epoch)
+
+    def pieces(self, step: int) -> list[_Piece]:
+        out = []
+        for rows in split(self.order.step(step), self.size):
+            read = self.read[list(rows)]
+            sizes = self.sizes[list(rows)]
+            out.append(_Piece(self.name, sizes, int(read.sum()), int(read.max())))
+        return out
+
+
+def _cost(pieces: Sequence[_Piece], padded: bool) -> int:
+    """Tokens that a pass computes."""
+    if padded:
+        return max(p.widest for p in pieces) * sum(len(p.sizes) for p in pieces)
+    return sum(p.tokens for p in pieces)
+
+
+def _split(section: str, size: int, passes: int, parts: int) -> tuple[str, tuple[str, ...]]:
+    size, passes = size // parts, passes * parts
+    words = f"{size} {'row' if size == 1 else 'rows'} a pass, {passes} passes a step"
+    return words, (
+        f"{section}.per_device_train_batch_size={size}",
+        f"{section}.gradient_accumulation_steps={passes}",
+    )
 
 
 def row_sizes(rows: Any, task_type: TaskType) -> np.ndarray:
@@ -190,9 +306,3 @@ def smaller(batch_size: int) -> Iterator[int]:
     for parts in range(2, batch_size + 1):
         if batch_size % parts == 0:
             yield parts
-
-
-def parts_of(settings: Mapping[str, TrainConfig]) -> list[int]:
-    """Into how many parts the batches of all adapters can be split."""
-    sizes = [own.per_device_train_batch_size for own in settings.values()]
-    return [parts for parts in smaller(max(sizes)) if all(size % parts == 0 for size in sizes)]
