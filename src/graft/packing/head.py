@@ -99,8 +99,9 @@ class LanguageHead:
                 )
             sums.append(total)
             losses.append(own)
-        by_row = torch.zeros(labelled.count, device=hidden.device)
-        return torch.stack(sums).sum(), by_row.index_add_(0, labelled.rows, torch.cat(losses))
+        own = torch.cat(losses)
+        by_row = own.new_zeros(labelled.count).index_add_(0, labelled.rows, own)
+        return torch.stack(sums).sum(), by_row
 
     @property
     def _chunk(self) -> int:
