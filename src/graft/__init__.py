@@ -43,6 +43,8 @@ if TYPE_CHECKING:
         PromptTuningInit,
     )
     from graft.planning.plan import plan
+    from graft.training.config import TrainConfig
+    from graft.training.learner import Run
     from graft.training.run import train
 
 _HOMES = {
@@ -80,6 +82,8 @@ _HOMES = {
         "PromptTuningInit",
     ),
     "graft.planning.plan": ("plan",),
+    "graft.training.config": ("TrainConfig",),
+    "graft.training.learner": ("Run",),
     "graft.training.run": ("train",),
 }
 # PEFT has a class for each task; here one class serves them all.
@@ -120,7 +124,9 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "PromptLearningConfig",
     "PromptTuningConfig",
     "PromptTuningInit",
+    "Run",
     "TaskType",
+    "TrainConfig",
     "compare",
     "get_layer_status",
     "get_model_status",

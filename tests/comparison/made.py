@@ -45,6 +45,7 @@ def made(
         "data_sha256": {f"rows{said}.jsonl": "ab" * 32},
         "text": f"text{said}.txt",
         "seeds": tuple(range(max(map(len, losses.values())))),
+        "planned": len(rows),
         "rows": rows,
         "groups": group_rows(points, rows, "loss", False),
         "versions": {"torch": f"2.13{said}"},

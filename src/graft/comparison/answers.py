@@ -21,7 +21,6 @@ from graft.data.collate import Collator
 from graft.data.spans import best_span, read_window
 from graft.data.template import IGNORED
 from graft.inference import Predictor, Sampling
-from graft.training.batches import Rows
 
 __all__ = ["Answers", "answers_to", "prompt_and_answer"]
 
@@ -50,7 +49,7 @@ class Answers(ABC):
 
 
 def answers_to(
-    rows: Rows, tokenizer: PreTrainedTokenizerBase, task_type: TaskType, settings: CompareConfig
+    rows: Any, tokenizer: PreTrainedTokenizerBase, task_type: TaskType, settings: CompareConfig
 ) -> Answers | None:
     """The inputs among `rows` that are asked; None for a task that says nothing to read."""
     if task_type in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM):
@@ -80,7 +79,7 @@ class _Texts(Answers):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Any,
         tokenizer: PreTrainedTokenizerBase,
         task_type: TaskType,
         settings: CompareConfig,
@@ -124,7 +123,7 @@ class _Read(Answers):
     """Models that read off their answer from one forward pass of a row."""
 
     def __init__(
-        self, rows: Rows, tokenizer: PreTrainedTokenizerBase, task_type: TaskType, count: int
+        self, rows: Any, tokenizer: PreTrainedTokenizerBase, task_type: TaskType, count: int
     ) -> None:
         self.tokenizer, self.collate = tokenizer, Collator(tokenizer, task_type)
         self.rows: list[Any] = list(islice(rows, count))

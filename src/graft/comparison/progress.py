@@ -1,4 +1,4 @@
-"""What a comparison shows while it goes: a line for each run, and a bar where there is a terminal."""
+"""What a comparison shows while it goes: a line for each run, a bar where there is a terminal."""
 
 from __future__ import annotations
 

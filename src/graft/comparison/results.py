@@ -223,7 +223,8 @@ class Comparison:
         data_sha256: Digest of each file of the data, by path.
         text: Path of the second text; None without one.
         seeds: All seeds.
-        rows: One a point and seed, point by point.
+        planned: Rows that there will be when it is done.
+        rows: One a point and seed, point by point; fewer than planned while it is under way.
         groups: One a point, in the order of the run file.
         versions: Of python, graft and its libraries, by name.
         system: Of the machine, by name.
@@ -238,6 +239,7 @@ class Comparison:
     data_sha256: dict[str, str]
     text: str | None
     seeds: tuple[int, ...]
+    planned: int
     rows: tuple[Row, ...]
     groups: tuple[Group, ...]
     versions: dict[str, str]

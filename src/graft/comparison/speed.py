@@ -19,7 +19,6 @@ from graft.config import TaskType
 from graft.data.collate import Collator
 from graft.errors import MergeError
 from graft.inference import Predictor, Sampling
-from graft.training.batches import Rows
 
 __all__ = ["Speed"]
 
@@ -38,7 +37,7 @@ class Speed:
 
     def __init__(
         self,
-        rows: Rows,
+        rows: Any,
         tokenizer: PreTrainedTokenizerBase,
         task_type: TaskType,
         settings: CompareConfig,
