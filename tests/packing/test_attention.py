@@ -75,6 +75,63 @@ def test_it_equals_attention_written_out(settings, prompts, prefixed, block, mon
         assert torch.allclose(own, expected, rtol=1e-9, atol=1e-11)
 
 
+def bias_written_out(bias: Tensor, lengths: list[int], prefixes: list[int]) -> list[Tensor]:
+    """Of each row [H, T, N + T]: the corner behind the longest prefix that its own leaves."""
+    most = max(prefixes)
+    pairs = zip(lengths, prefixes, strict=True)
+    return [bias[0, :, :length, most - own : most + length] for length, own in pairs]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("block", [2, 128])
+def test_a_bias_of_distances_and_its_gradient(causal, block, monkeypatch):
+    monkeypatch.setattr(segments, "_BLOCK", block)
+    prefix = torch.randn(1, 2, HEADS, 2, SIZE, dtype=torch.float64)
+    layout = Layout(LENGTHS, GROUPS, [0, 0], [prefix, None], causal)
+    given = inputs(layout.length)
+    shape = (1, HEADS * REPEATS, max(LENGTHS), 2 + max(LENGTHS))
+    bias = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    module = SimpleNamespace(layer_idx=0, is_causal=causal)
+    got, _ = packed_attention(module, *given, None, packed=layout, scaling=0.3, position_bias=bias)
+    parts = []
+    own_biases = bias_written_out(bias, LENGTHS, [2, 2, 0, 0])
+    for segment, own in zip(layout.segments, own_biases, strict=True):
+        query, key, value = (t[0, :, segment.tokens] for t in given)
+        if segment.prefix is not None:
+            key, value = (torch.cat([prefix[0, i], t], 1) for i, t in enumerate((key, value)))
+        key, value = (t.repeat_interleave(REPEATS, 0) for t in (key, value))
+        mask = torch.ones(segment.length, segment.length, dtype=torch.bool).tril()
+        if not causal:
+            mask[:] = True
+        mask = torch.nn.functional.pad(mask, (key.shape[1] - segment.length, 0), value=True)
+        scores = (query @ key.mT * 0.3 + own).masked_fill(~mask, -torch.inf)
+        parts.append(scores.softmax(-1) @ value)
+    wanted = torch.cat(parts, 1).transpose(0, 1)[None]
+    assert torch.allclose(got, wanted, rtol=1e-10, atol=1e-12)
+    score = torch.randn_like(wanted)
+    for own, expected in zip(
+        torch.autograd.grad((got * score).sum(), [*given, bias]),
+        torch.autograd.grad((wanted * score).sum(), [*given, bias]),
+        strict=True,
+    ):
+        assert torch.allclose(own, expected, rtol=1e-9, atol=1e-11)
+
+
+def test_cross_attention_reads_each_rows_own_row_of_the_encoder():
+    source = Layout([4, 2, 6, 3], GROUPS, [0, 0], [None, None], causal=False)
+    layout = Layout(LENGTHS, GROUPS, [0, 0], [None, None], causal=True, source=source)
+    query, *_ = inputs(layout.length)
+    _, key, value = inputs(source.length)
+    module = SimpleNamespace(layer_idx=0, is_causal=False)
+    nothing = torch.zeros(1)  # what a model hands on as a bias there is none
+    got, _ = packed_attention(module, query, key, value, None, packed=layout, position_bias=nothing)
+    for own, its in zip(layout.segments, source.segments, strict=True):
+        q = query[:, :, own.tokens]
+        k, v = (t[:, :, its.tokens].repeat_interleave(REPEATS, 1) for t in (key, value))
+        wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        assert torch.allclose(got[:, own.tokens], wanted.transpose(1, 2))
+
+
 @pytest.mark.parametrize(
     ("given", "what"),
     [

@@ -57,10 +57,12 @@ class Routed(ABC):
         groups = self.router.groups
         if len(groups) < 2:
             return self.call(groups[0].adapters if groups else (), *args, **kwargs)
-        rows = args[0].shape[0] if args else next(iter(kwargs.values())).shape[0]
+        first = args[0] if args else next(iter(kwargs.values()))
+        axis = self.router.axis(first)
+        rows = first.shape[axis]
         sizes = self.router.sizes(rows)
-        positional = [_split(value, rows, sizes) for value in args]
-        named = {key: _split(value, rows, sizes) for key, value in kwargs.items()}
+        positional = [_split(value, rows, sizes, axis) for value in args]
+        named = {key: _split(value, rows, sizes, axis) for key, value in kwargs.items()}
         outputs = [
             self.call(
                 group.adapters,
@@ -69,21 +71,21 @@ class Routed(ABC):
             )
             for index, group in enumerate(groups)
         ]
-        return _joined(outputs)
+        return _joined(outputs, axis)
 
 
-def _split(value: Any, rows: int, sizes: list[int]) -> Sequence[Any]:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == rows:
-        return value.split(sizes)
+def _split(value: Any, rows: int, sizes: list[int], axis: int) -> Sequence[Any]:
+    if isinstance(value, Tensor) and value.ndim > axis and value.shape[axis] == rows:
+        return value.split(sizes, axis)
     return [value] * len(sizes)
 
 
-def _joined(outputs: list[Any]) -> Any:
+def _joined(outputs: list[Any], axis: int) -> Any:
     first = outputs[0]
     if isinstance(first, Tensor):
-        return torch.cat(outputs)
+        return torch.cat(outputs, axis)
     if isinstance(first, tuple):
-        return tuple(_joined(list(column)) for column in zip(*outputs, strict=True))
+        return tuple(_joined(list(column), axis) for column in zip(*outputs, strict=True))
     return first
 
 

@@ -109,7 +109,8 @@ class Router:
 
     def axis(self, tensor: Tensor) -> int:
         """The dimension of `tensor` along which groups stand."""
-        return 1 if self.packed and tensor.ndim > 2 and tensor.shape[0] == 1 else 0
+        several = self.packed and self.groups[-1].rows.stop > 1
+        return 1 if several and tensor.ndim > 1 and tensor.shape[0] == 1 else 0
 
     def checkpoint_contexts(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """`context_fn` of `torch.utils.checkpoint`: recompute under the routing of the forward."""

@@ -16,7 +16,6 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from graft.adapt.compose import IGNORE
 from graft.adapt.model import PeftModel
-from graft.packing.attention import Unpackable
 from graft.packing.head import Labelled, LanguageHead
 from graft.packing.layers import PackedLayers
 
@@ -30,7 +29,7 @@ class PackedPairs:
         model: A sequence-to-sequence language model with adapters.
 
     Raises:
-        Unpackable: Its layers are not all attention that graft can stand in for.
+        Unpackable: Its layers are not what `PackedLayers` can pack.
     """
 
     def __init__(self, model: PeftModel) -> None:
@@ -39,8 +38,6 @@ class PackedPairs:
         self.layers = PackedLayers(model)
         self.decoder: Any = self.base.get_decoder()
         self.head = LanguageHead(model, self.decoder, _behind_an_encoder)
-        if not hasattr(self.base, "prepare_decoder_input_ids_from_labels"):
-            raise Unpackable(f"{type(self.base).__name__} does not say what its decoder reads.")
 
     def loss(
         self,
@@ -71,7 +68,7 @@ class PackedPairs:
             self.model(
                 input_ids=ids,
                 attention_mask=mask,
-                decoder_input_ids=self.base.prepare_decoder_input_ids_from_labels(targets),
+                decoder_input_ids=self._read(targets, pad),
                 use_cache=False,
                 adapter_names=names,
             )
@@ -89,6 +86,15 @@ class PackedPairs:
         unsorted = torch.empty_like(by_row)
         unsorted[torch.tensor(order, device=device)] = by_row
         return total, unsorted
+
+    def _read(self, targets: Tensor, pad: int) -> Tensor:
+        """What the decoder reads [B, T'] to predict `targets`."""
+        own = getattr(self.base, "prepare_decoder_input_ids_from_labels", None)
+        if own is not None:
+            return own(targets)
+        read = targets.masked_fill(targets == IGNORE, pad).roll(1, dims=1)
+        read[:, 0] = self.base.config.decoder_start_token_id
+        return read
 
     @contextmanager
     def _without_head(self) -> Iterator[list[Any]]:

@@ -57,11 +57,10 @@ def proven_forward(model: PeftModel) -> PackedForward | PackedPairs:
         ids, mask = ids.to(device), mask.to(device)
         labels = ids.masked_fill(mask == 0, IGNORE)
         given = {"input_ids": ids, "attention_mask": mask, **without_cache(model)}
-        if pairs:
-            given["decoder_input_ids"] = packed.base.prepare_decoder_input_ids_from_labels(labels)
-        logits = model(**given).logits
-        if not pairs:
-            logits, labels = logits[:, :-1], labels[:, 1:]
+        if pairs:  # labels, so that it says itself what its decoder reads
+            logits = model(**given, labels=labels).logits
+        else:
+            logits, labels = model(**given).logits[:, :-1], labels[:, 1:]
         losses = torch.nn.functional.cross_entropy(
             logits.float().transpose(1, 2), labels, reduction="none"
         )
@@ -108,7 +107,7 @@ def _prove(model: PeftModel, on_packed: Results, on_padded: Results) -> None:
     other = ids.clone()
     other[1] = ids[1].roll(1) + 1
     end = getattr(base.config, "eos_token_id", None)
-    if isinstance(end, int):  # which some classifiers look for
+    if isinstance(end, int) and end < size:  # which some classifiers look for
         for row, length in enumerate(_LENGTHS):
             ids[row, length - 1] = other[row, length - 1] = end
     ids, other = ids * mask, other * mask
