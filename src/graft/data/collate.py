@@ -25,8 +25,8 @@ class Collator:
     """Pads rows on the right to the longest of the batch.
 
     Args:
-        tokenizer: Gives the id to pad with: its pad token's, else its end token's, else 0. Which
-            one matters to nothing: padding is masked out and never learned.
+        tokenizer: Gives the id to pad with: its pad token's, else its end token's, else 0, as None
+            does. Which one matters to nothing: padding is masked out and never learned.
         task_type: SEQ_CLS rows have one label each, QUESTION_ANS rows the places where the answer
             begins and ends, others one label per token.
         pad_to_multiple_of: Round the length of inputs up to a multiple of this.
@@ -34,12 +34,12 @@ class Collator:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: PreTrainedTokenizerBase | None,
         task_type: TaskType,
         pad_to_multiple_of: int | None = None,
     ) -> None:
-        ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-        self.pad_id = next(token for token in ids if isinstance(token, int))
+        ids = (getattr(tokenizer, name, None) for name in ("pad_token_id", "eos_token_id"))
+        self.pad_id = next((token for token in ids if isinstance(token, int)), 0)
         self.task_type = task_type
         self.multiple = pad_to_multiple_of or 1
 

@@ -7,24 +7,29 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from graft.adapt import PeftModel
 from graft.atomic import write_text
+from graft.data.collate import Collator
+from graft.errors import ConfigError
 from graft.hub import LABELS_NAME
+from graft.training.attachment import attach
 from graft.training.config import RunConfig
 from graft.training.forecast import Forecast, Watch
-from graft.training.loop import FitResult, TrainingError
+from graft.training.learner import Run
+from graft.training.loop import FitResult, TrainingError, fit
 from graft.training.report import Callback, draw_losses
 from graft.training.runfile import dump_run_config
 from graft.training.setup import Setup, set_up
 from graft.training.state import checkpoints
 from graft.training.summary import summary_of, versions
 
-__all__ = ["TrainResult", "train"]
+__all__ = ["Fitted", "TrainResult", "train"]
 
 _OF_A_RUN = (
     "adapter_config.json",
@@ -63,29 +68,102 @@ class TrainResult:
         return {name: own.failure for name, own in self.results.items() if own.failure}
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What training on rows that were given came to.
+
+    Attributes:
+        model: The base model with the trained adapters.
+        results: Of each adapter, by name.
+    """
+
+    model: PeftModel
+    results: dict[str, FitResult]
+
+
+@overload
 def train(
-    config: RunConfig,
+    what: RunConfig,
     *,
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     base: PreTrainedModel | None = None,
     forecast: Forecast | None = None,
-) -> TrainResult:
-    """Train the adapters of a run file and write its folder.
+) -> TrainResult: ...
+
+
+@overload
+def train(
+    what: nn.Module, runs: Mapping[str, Run], *, callbacks: Sequence[Callback] = ()
+) -> Fitted: ...
+
+
+def train(
+    what: RunConfig | nn.Module,
+    runs: Mapping[str, Run] | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    **options: Any,
+) -> TrainResult | Fitted:
+    """Train adapters: those of a run file, or those that are given for a model in memory.
+
+    `train(config)` does what the run file says and writes its folder. `train(model, runs)` attaches
+    an adapter for each of `runs` and trains them together, each as it would be alone; it writes
+    nothing.
 
     Args:
-        config: The run.
-        resume: Go on from the newest checkpoint in `train.output_dir`.
+        what: The run, or a base model, which may have adapters.
+        runs: By the adapter's name its config, rows and settings. Rows are mappings with
+            `input_ids` and `labels`, as `prepare_data` makes them.
         callbacks: Who is told; `Terminal()` shows progress.
-        base: The base model, where it is loaded already, bare; it decides the precision. The
-            result's `model.unload()` gives it back.
-        forecast: What was planned; it is compared with what is measured.
+        **options: Of a run file's run. `resume`: go on from the newest checkpoint in its folder.
+            `base`: the base model, where it is loaded already, bare; it decides the precision, and
+            the result's `model.unload()` gives it back. `forecast`: what was planned, to be
+            compared with what is measured.
 
     Raises:
         GraftError: Something in the run file, the data or the model cannot be used; the output
             folder is then as it was.
         TrainingError: The loss of every adapter is no number any more.
     """
+    if isinstance(what, RunConfig):
+        return _run(what, callbacks, **options)
+    if not runs or options:
+        raise ConfigError(
+            "train(model, runs) needs a run for each adapter, such as {'a': Run(...)}."
+        )
+    return _fit(what, runs, callbacks)
+
+
+def _fit(base: nn.Module, runs: Mapping[str, Run], callbacks: Sequence[Callback]) -> Fitted:
+    configs = {name: run.config for name, run in runs.items()}
+    lacking = next((name for name, config in configs.items() if config is None), None)
+    if lacking is not None:
+        raise ConfigError(
+            f"The run of {lacking!r} has no config; give it one, such as LoraConfig()."
+        )
+    tasks = {config.task_type for config in configs.values() if config is not None}
+    task_type, *others = sorted(tasks, key=str)
+    if others or task_type is None:
+        raise ConfigError(
+            "Adapters that train together need one task_type in their configs, not "
+            f"{', '.join(sorted(str(task) for task in tasks))}."
+        )
+    model = base if isinstance(base, PeftModel) else PeftModel(base)
+    for name, run in runs.items():
+        assert run.config is not None
+        attach(model, run.config, run.settings.seed, name)
+    results = fit(model, runs, Collator(None, task_type), task_type=task_type, callbacks=callbacks)
+    return Fitted(model, results)
+
+
+def _run(
+    config: RunConfig,
+    callbacks: Sequence[Callback],
+    resume: bool = False,
+    base: PreTrainedModel | None = None,
+    forecast: Forecast | None = None,
+) -> TrainResult:
     setup = set_up(config, resume, lambda text: _note(callbacks, text), base)
     try:
         return _train(setup, callbacks, forecast)
