@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import itertools
 import json
-import math
 import time
 import warnings
 from dataclasses import dataclass, field
@@ -30,13 +30,13 @@ from accelerate.utils import set_seed
 
 from graft.adapt import PeftModel
 from graft.atomic import write_text
+from graft.comparison.results import HIGHER_IS_BETTER
 from graft.comparison.spread import better, spread
 from graft.config import TaskType
 from graft.data.collate import Collator
 from graft.data.config import DataConfig
 from graft.data.prepare import prepare_data
 from graft.demo import demo_model_path, heldout_rows, train_rows
-from graft.demo.run import exact_match, write_records
 from graft.demo.settings import SETTINGS as OF_DEMO
 from graft.hub import load_model, load_tokenizer
 from graft.methods import make_config
@@ -65,7 +65,7 @@ class Task:
         steps: Optimizer steps.
         rows: Rows in a step.
         rates: The highest learning rate, by method.
-        metric: What is compared; `higher` says whether more of it is better.
+        metrics: What is compared.
         fields: More settings of a method's config.
         more_steps: Steps of methods that need another number of them.
     """
@@ -76,8 +76,7 @@ class Task:
     steps: int
     rows: int
     rates: dict[str, float]
-    metric: str
-    higher: bool = False
+    metrics: tuple[str, ...] = ("loss",)
     fields: dict[str, dict[str, Any]] = field(default_factory=dict)
     more_steps: dict[str, int] = field(default_factory=dict)
 
@@ -97,14 +96,16 @@ class Task:
 def tasks(data: Path | None, minilm: Path | None, out: Path) -> dict[str, Task]:
     """The tasks whose files are there."""
     found: dict[str, Task] = {}
-    file = out / "demo.jsonl"
-    write_text(file, "".join(json.dumps(row) + "\n" for row in train_rows()))
+    for name, rows in (("train", train_rows()), ("heldout", heldout_rows())):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        write_text(out / f"demo-{name}.jsonl", lines)
     rates = {name: chosen.learning_rate for name, chosen in OF_DEMO.items()}
     found["demo"] = Task(
-        str(demo_model_path()), TaskType.CAUSAL_LM, {"train": str(file)}, 100, 16,
-        {**rates, "full": 1e-3}, "exact_match", True,
+        str(demo_model_path()), TaskType.CAUSAL_LM,
+        {"train": str(out / "demo-train.jsonl"), "eval": str(out / "demo-heldout.jsonl")},
+        40, 16, {**rates, "full": 1e-3},
         fields={name: dict(chosen.fields) for name, chosen in OF_DEMO.items()},
-        more_steps={name: chosen.steps for name, chosen in OF_DEMO.items()},
+        more_steps={name: 80 for name in ("prompt_tuning", "p_tuning")},
     )  # fmt: skip
     if data is None:
         return found
@@ -120,7 +121,6 @@ def tasks(data: Path | None, minilm: Path | None, out: Path) -> dict[str, Task]:
             "lora": 5e-3, "ia3": 5e-2, "bitfit": 1e-2, "prompt_tuning": 5e-2, "p_tuning": 1e-2,
             "prefix_tuning": 5e-2, "full": 1e-3,
         },
-        "loss",
     )  # fmt: skip
     if minilm is None:
         return found
@@ -138,7 +138,7 @@ def tasks(data: Path | None, minilm: Path | None, out: Path) -> dict[str, Task]:
                 "lora": 2e-3, "ia3": 1e-2, "bitfit": 3e-3, "prompt_tuning": 1e-2, "p_tuning": 3e-3,
                 "prefix_tuning": 1e-2, "full": 1e-4,
             },
-            "accuracy", True,
+            ("accuracy", "loss"),
         )  # fmt: skip
     return found
 
@@ -151,17 +151,16 @@ def fields_of(task: Task, method: str) -> dict[str, Any]:
 
 
 @functools.cache
-def prepared(base: str, data: str, task_type: TaskType) -> tuple[Any, Any, Collator]:
-    """Rows, the tokenizer and what makes batches of them."""
+def prepared(base: str, data: str, task_type: TaskType) -> tuple[Any, Collator]:
+    """Rows, and what makes batches of them."""
     tokenizer = load_tokenizer(base)
     rows = prepare_data(DataConfig(**json.loads(data)), tokenizer, task_type, 0)
-    tokenizer.chat_template = rows.chat_template
-    return rows, tokenizer, Collator(tokenizer, task_type)
+    return rows, Collator(tokenizer, task_type)
 
 
 def one_result(task: Task, method: str, tool: str, seed: int) -> dict[str, Any]:
     """Train and judge once."""
-    rows, tokenizer, collate = prepared(task.base, json.dumps(task.data), task.task_type)
+    rows, collate = prepared(task.base, json.dumps(task.data), task.task_type)
     set_seed(seed)
     base = load_model(task.base, task.task_type, label_names=rows.label_names)
     settings = task.settings(method, seed)
@@ -174,14 +173,10 @@ def one_result(task: Task, method: str, tool: str, seed: int) -> dict[str, Any]:
         plain_loop(model, rows.train, collate, settings, task.task_type)
     seconds = time.perf_counter() - start
     model.eval()
-    if task.metric == "exact_match":
-        heldout = heldout_rows()
-        value = exact_match(write_records(model, tokenizer, heldout), heldout)
-    else:
-        device = torch.device("cpu")
-        value = evaluate(model, rows.eval, collate, task.task_type, 32, device)[task.metric]
+    device = torch.device("cpu")
+    found = evaluate(model, rows.eval, collate, task.task_type, 32, device)
     learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return {"value": value, "trainable_parameters": learned, "seconds": seconds}
+    return {**found, "trainable_parameters": learned, "seconds": seconds}
 
 
 def with_graft(base: Any, task: Task, method: str, seed: int) -> PeftModel:
@@ -260,33 +255,28 @@ def plain_loop(
 
 
 def table(found: dict[str, Any], every: dict[str, Task]) -> str:
-    """Markdown: a line for each task and method, what is worse in bold."""
-    lines = [
-        "| task | measure | method | graft | PEFT | |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Markdown: a line for each task, measure and method; what is worse in bold."""
+    lines = ["| task | measure | method | graft | PEFT | |", "|---|---|---|---|---|---|"]
     for name, task in every.items():
-        for method in METHODS:
-            values = {
-                tool: [
-                    r["value"]
-                    for key, r in found.items()
+        for metric, method in itertools.product(task.metrics, METHODS):
+            values = [
+                [
+                    found[key][metric]
+                    for key in found
                     if key.startswith(f"{name}--{method}--{tool}--")
                 ]
                 for tool in TOOLS
-            }
-            if not all(values.values()):
+            ]
+            if not all(values):
                 continue
-            graft, peft = (spread(values[tool]) for tool in TOOLS)
+            graft, peft = map(spread, values)
             verdict = "alike"
-            if better(graft, peft, task.higher):
+            if better(graft, peft, metric in HIGHER_IS_BETTER):
                 verdict = "graft is better"
-            elif better(peft, graft, task.higher):
+            elif better(peft, graft, metric in HIGHER_IS_BETTER):
                 verdict = "**graft is worse**"
             cells = [f"{s.mean:.3f} ({s.low:.3f} to {s.high:.3f})" for s in (graft, peft)]
-            lines.append(
-                f"| {name} | {task.metric} | {method} | {cells[0]} | {cells[1]} | {verdict} |"
-            )
+            lines.append(f"| {name} | {metric} | {method} | {cells[0]} | {cells[1]} | {verdict} |")
     return "\n".join(lines) + "\n"
 
 
@@ -314,11 +304,9 @@ def main() -> None:
                     if key in found:
                         continue
                     found[key] = one_result(every[name], method, tool, seed)
-                    if not math.isfinite(found[key]["value"]):
-                        raise SystemExit(f"{key}: {found[key]['value']}")
-                    line = found[key]
-                    print(f"{key}: {line['value']:.4f} ({line['seconds']:.1f} s)", flush=True)
-                    write_text(given.out / "results" / f"{key}.json", json.dumps(line) + "\n")
+                    line = json.dumps(found[key], allow_nan=False) + "\n"
+                    write_text(given.out / "results" / f"{key}.json", line)
+                    print(f"{key}: {line}", end="", flush=True)
                     write_text(given.out / "quality.json", json.dumps(found, indent=2) + "\n")
                     write_text(given.out / "quality.md", table(found, every))
     print(table(found, every))
