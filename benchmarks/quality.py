@@ -105,7 +105,7 @@ def tasks(data: Path | None, minilm: Path | None, out: Path) -> dict[str, Task]:
         {"train": str(out / "demo-train.jsonl"), "eval": str(out / "demo-heldout.jsonl")},
         40, 16, {**rates, "full": 1e-3},
         fields={name: dict(chosen.fields) for name, chosen in OF_DEMO.items()},
-        more_steps={name: 80 for name in ("prompt_tuning", "p_tuning")},
+        more_steps=dict.fromkeys(("prompt_tuning", "p_tuning"), 80),
     )  # fmt: skip
     if data is None:
         return found
