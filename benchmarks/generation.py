@@ -89,8 +89,8 @@ def measure(arguments: argparse.Namespace, dtype: str, clock: Clock) -> list[dic
         tokens = 2 if number < 0 else arguments.tokens
         if number > 0 and clock.is_over:
             break
-        for contender in both:
-            for setting, rows, run in contender.runs(tokens):
+        for pair in zip(*(contender.runs(tokens) for contender in both), strict=True):
+            for contender, (setting, rows, run) in zip(both, pair, strict=True):
                 start = time.perf_counter()
                 run()
                 seconds = time.perf_counter() - start
