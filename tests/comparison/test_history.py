@@ -9,8 +9,9 @@ import yaml
 
 from comparison.made import made
 from graft.comparison.difference import difference
-from graft.comparison.history import find_runs, is_run, read_run
-from graft.comparison.records import write_comparison
+from graft.comparison.history import find_runs, read_run
+from graft.comparison.records import write_comparison, write_row
+from graft.comparison.written import is_run
 from graft.errors import ConfigError
 
 SETTINGS = {
@@ -88,6 +89,7 @@ def test_a_run_under_way_tells_what_its_log_says(tmp_path):
         ({"settings": None}, "no run.yaml"),
         ({"settings": "a: [1"}, "run.yaml is not valid YAML"),
         ({"settings": "- 1"}, "run.yaml holds a list"),
+        ({"settings": "adapters: 3", "log": "3"}, "train_log.jsonl is broken at line 1"),
         ({"log": '{"step": 1}\n[2]\n{"ste'}, "train_log.jsonl is broken at line 2, and 1 more"),
         ({"log": None}, "no train_log.jsonl"),
     ],
@@ -142,19 +144,24 @@ def test_a_joint_run_stands_before_its_adapters(tmp_path):
     assert runs[0].problems == ()
 
 
-def test_a_comparison_is_read_from_its_results(tmp_path):
-    found = made({"a": [1.0, 1.5], "b": [2.0, None]})
-    (tmp_path / "run.yaml").write_text(yaml.dump(SETTINGS))
+def compared(folder: Path, **changes):
+    """The files of a comparison, as `graft compare` leaves them."""
+    found = made({"a": [1.0, 1.5], "b": [2.0, None]}, **changes)
+    (folder / "run.yaml").write_text(yaml.dump(SETTINGS))
+    wanted = ("per_device_train_batch_size", "per_device_eval_batch_size", "eval_steps",
+              "gradient_checkpointing", "max_grad_norm", "learning_rate", "weight_decay",
+              "lr_scheduler_type")  # fmt: skip
     for row in found.rows:  # what PEFT's shape of the results wants of a run
         row.config["data"] = {"max_length": 8}
         row.config["compare"] = {"max_new_tokens": 4}
         row.config["revision"] = None
-        row.config["train"] |= dict.fromkeys(
-            ("per_device_train_batch_size", "per_device_eval_batch_size", "eval_steps",
-             "gradient_checkpointing", "max_grad_norm", "learning_rate", "weight_decay",
-             "lr_scheduler_type")
-        )  # fmt: skip
-    write_comparison(found, tmp_path)
+        row.config["train"] |= dict.fromkeys(wanted)
+    write_comparison(found, folder)
+    return found
+
+
+def test_a_comparison_is_read_from_its_results(tmp_path):
+    found = compared(tmp_path)
     run = read_run(tmp_path)
     assert (run.kind, run.base_model) == ("comparison", "a/base")
     assert run.problems == ("1 of 4 runs failed",)
@@ -163,6 +170,28 @@ def test_a_comparison_is_read_from_its_results(tmp_path):
     assert run.summary["points"]["a"]["loss"] == 1.25
     (tmp_path / "results.json").write_text('{"results": [], "graft": 3}')
     assert read_run(tmp_path).problems == ("results.json is broken: no comparison in it",)
+
+
+def test_a_comparison_that_is_not_done_says_so(tmp_path):
+    compared(tmp_path, planned=6)
+    assert read_run(tmp_path).problems[1] == "stopped or still under way: 4 of 6 runs are done"
+    assert not read_run(tmp_path).finished
+    compared(tmp_path)
+    assert read_run(tmp_path).finished
+
+
+def test_full_fine_tuning_is_read_from_its_row(tmp_path):
+    found = compared(tmp_path)
+    write_run(tmp_path / "full", None, None, LOG)
+    write_row(found.rows[0], tmp_path / "full")
+    run = read_run(tmp_path / "full")
+    assert (run.problems, run.method, run.base_model) == ((), "full", "a/base")
+    assert (run.steps, run.loss_before, run.loss_after) == (20, 4.0, 1.0)
+    write_row(found.rows[3], tmp_path / "full")
+    assert read_run(tmp_path / "full").problems == ("failed: The loss is gone.",)
+    (tmp_path / "full" / "result.json").write_text('{"measured": 3}')
+    (problem,) = read_run(tmp_path / "full").problems
+    assert problem == "result.json is broken: no row of a comparison in it"
 
 
 def test_links_are_followed_once(tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -93,6 +94,14 @@ def test_settings_are_told_once_where_they_are_shared(page):
     assert "2.13" in cells
     assert "rows.jsonl" in cells
     assert "train.output_dir" not in cells
+
+
+def test_full_fine_tuning_has_no_adapter():
+    found = made({"lora": [1.0], "full": [2.0]})
+    groups = [replace(g, point=replace(g.point, method=g.point.name)) for g in found.groups]
+    parsed = Page(render_page(replace(found, groups=tuple(groups))))
+    assert parsed.said("td").count("adapter.r") == 1
+    assert "full" in parsed.said("td")
 
 
 def test_one_seed_is_not_ranked():

@@ -64,5 +64,9 @@ def test_higher_may_be_better():
     assert verdict(found)[1:] == ["Not to be told apart: b and c."]
 
 
+def test_what_is_not_done_is_said():
+    assert verdict(made({"a": [1.0, 1.1]}, planned=6)) == ["Not done yet: 4 of 6 runs."]
+
+
 def test_a_single_point_is_not_ranked():
     assert verdict(made({"a": [1.0, 1.1]})) == []

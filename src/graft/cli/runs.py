@@ -36,7 +36,8 @@ def runs(
     Hidden folders are not searched, nor are the checkpoints of a run.
     """
     from graft.comparison.difference import difference
-    from graft.comparison.history import find_runs, is_run, read_run
+    from graft.comparison.history import find_runs, read_run
+    from graft.comparison.written import is_run
 
     if plot is not None:
         _require_png(plot)
@@ -173,7 +174,7 @@ def _facts(run: PastRun) -> dict[str, Any]:
     return {
         "folder": str(run.folder),
         "kind": run.kind,
-        "finished": bool(run.summary),
+        "finished": run.finished,
         "problems": list(run.problems),
         "base_model": run.base_model,
         "method": run.method,

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from graft.comparison.history import PastRun, number
+from graft.comparison.history import PastRun
+from graft.comparison.written import number
 
 __all__ = ["Difference", "difference", "flat_settings"]
 

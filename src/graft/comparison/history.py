@@ -1,36 +1,26 @@
 """Past runs under a folder, as their files tell of them.
 
-Reads what `graft train` and `graft compare` leave behind: `run.yaml`, `summary.json`,
-`train_log.jsonl`, `results.json`. A run whose files are missing or broken is found all the same
-and says what is wrong with it. No model is loaded. What differs between two runs is left to
-`difference`, curves to `plots`.
+A run is a folder that `graft train` or `graft compare` wrote to. One whose files are missing or
+broken is found all the same and says what is wrong with it. Reading the files is `written`'s, what
+differs between two runs `difference`'s, curves are `plots`'. No model is loaded.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from graft.comparison.written import Kind, is_run, last_written, number, read_contents, read_log
 from graft.errors import ConfigError, did_you_mean
-from graft.training.reading import read_settings
 
-__all__ = ["PastRun", "find_runs", "is_run", "number", "read_run"]
+__all__ = ["PastRun", "find_runs", "read_run"]
 
-_SETTINGS, _SUMMARY, _LOG, _COMPARISON = (
-    "run.yaml",
-    "summary.json",
-    "train_log.jsonl",
-    "results.json",
-)
 _PART_OF_A_RUN = re.compile(r"checkpoint-\d+|best")
-
-Kind = Literal["run", "joint run", "comparison"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +47,11 @@ class PastRun:
     date: datetime
 
     @property
+    def finished(self) -> bool:
+        """Whether it is over: done, or given up."""
+        return bool(self.summary) and self._number("runs_done") == self._number("runs_planned")
+
+    @property
     def base_model(self) -> str | None:
         """The base model, as it was given."""
         named = self.summary.get("base_model") or self.settings.get("base_model")
@@ -68,7 +63,8 @@ class PastRun:
         adapters = self.settings.get("adapters")
         named = adapters.values() if isinstance(adapters, dict) else ()
         methods = [str(a["method"]) for a in named if isinstance(a, dict) and a.get("method")]
-        return ", ".join(dict.fromkeys(methods)) or self.summary.get("method")
+        told = self.summary.get("method")
+        return ", ".join(dict.fromkeys(methods)) or (None if told is None else str(told))
 
     @property
     def steps(self) -> float | None:
@@ -78,10 +74,10 @@ class PastRun:
     @property
     def loss_before(self) -> float | None:
         """The base model's loss on the evaluation rows."""
-        if self.summary:
-            return self._number("eval_before", "loss")
         first = next((r for r in self.records if "eval_loss" in r), {})
-        return number(first["eval_loss"]) if first.get("step") == 0 else None
+        logged = number(first["eval_loss"]) if first.get("step") == 0 else None
+        told = self._number("eval_before", "loss")
+        return logged if told is None else told
 
     @property
     def loss_after(self) -> float | None:
@@ -109,11 +105,6 @@ class PastRun:
         return next((number(r[name]) for r in reversed(self.records) if name in r), None)
 
 
-def number(value: Any) -> float | None:
-    """`value` where it is a number; a file may hold anything."""
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
 def find_runs(folder: Path) -> tuple[list[PastRun], list[str]]:
     """The runs in `folder` and below it, oldest first, each before those that are part of it.
 
@@ -137,12 +128,6 @@ def find_runs(folder: Path) -> tuple[list[PastRun], list[str]]:
     return sorted(runs, key=place), unreadable
 
 
-def is_run(folder: Path) -> bool:
-    """Whether `folder` is one a run wrote to."""
-    has = {path.name for path in _own_files(folder)}
-    return _LOG in has or (_SETTINGS in has and bool(has & {_SUMMARY, _COMPARISON}))
-
-
 def read_run(folder: Path) -> PastRun:
     """The run in `folder`.
 
@@ -152,34 +137,23 @@ def read_run(folder: Path) -> PastRun:
     _require_folder(folder)
     if not is_run(folder):
         raise ConfigError(
-            f"{folder} is no run: it holds neither {_LOG} nor {_SUMMARY} or {_COMPARISON} beside "
-            f"{_SETTINGS}."
+            f"{folder} is no run: it holds neither train_log.jsonl nor summary.json or "
+            "results.json beside run.yaml."
         )
     problems: list[str] = []
-    compared = (folder / _COMPARISON).is_file()
-    summary = _read_json(folder / (_COMPARISON if compared else _SUMMARY), problems)
-    if compared and summary:
-        summary = _comparison(summary, problems)
-    settings = _read_yaml(folder / _SETTINGS, problems)
-    several = "adapters" in summary or len(settings.get("adapters") or ()) > 1
-    records = () if compared or several else _read_log(folder / _LOG, problems)
+    kind, settings, summary = read_contents(folder, problems)
+    records = read_log(folder, problems) if kind == "run" else ()
     if summary.get("failure"):
         problems.append(f"failed: {summary['failure']}")
-    written = max(p.stat().st_mtime for p in _own_files(folder))
     return PastRun(
         folder=folder,
-        kind="comparison" if compared else "joint run" if several else "run",
+        kind=kind,
         settings=settings,
         summary=summary,
         records=records,
         problems=tuple(problems),
-        date=datetime.fromtimestamp(written, UTC).astimezone(),
+        date=datetime.fromtimestamp(last_written(folder), UTC).astimezone(),
     )
-
-
-def _own_files(folder: Path) -> Iterator[Path]:
-    names = (_SETTINGS, _SUMMARY, _LOG, _COMPARISON)
-    return (folder / name for name in names if (folder / name).is_file())
 
 
 def _require_folder(folder: Path) -> None:
@@ -210,84 +184,3 @@ def _run_folders(folder: Path, unreadable: list[str]) -> Iterator[Path]:
         )
         if own:
             yield Path(place)
-
-
-def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        problems.append(f"stopped or still under way: no {path.name} yet")
-    except OSError as error:
-        problems.append(f"{path.name} cannot be read: {error.strerror}")
-    except (ValueError, RecursionError):
-        problems.append(f"{path.name} is broken: not JSON")
-    else:
-        if isinstance(found, dict):
-            return found
-        problems.append(f"{path.name} is broken: no object in it")
-    return {}
-
-
-def _comparison(raw: dict[str, Any], problems: list[str]) -> dict[str, Any]:
-    """What `results.json` comes to, by the names of a `summary.json`."""
-    try:
-        whole, rows = raw["graft"], [record["graft"] for record in raw["results"]]
-        measured = [row["measured"] for row in rows if row["measured"] is not None]
-        peaks = [m["peak_bytes"] for m in measured if m["peak_bytes"] is not None]
-        summary = {
-            "base_model": whole["base"]["name"],
-            "seconds": sum(m["total_seconds"] for m in measured),
-            "peak_memory_gib": max(peaks) / 2**30 if peaks else None,
-            "data_sha256": whole["data_sha256"],
-            "versions": whole["versions"],
-            "points": {
-                group["point"]["name"]: {n: f["mean"] for n, f in group["figures"].items()}
-                for group in whole["groups"]
-            },
-        }
-    except (KeyError, TypeError, AttributeError):
-        problems.append(f"{_COMPARISON} is broken: no comparison in it")
-        return {}
-    if failed := len(rows) - len(measured):
-        problems.append(f"{failed} of {len(rows)} runs failed")
-    planned = number(whole.get("planned"))
-    if planned is not None and len(rows) < planned:
-        problems.append(f"stopped or still under way: {len(rows)} of {planned} runs are done")
-    return summary
-
-
-def _read_yaml(path: Path, problems: list[str]) -> dict[str, Any]:
-    if not path.exists():
-        problems.append(f"no {path.name}")
-        return {}
-    try:
-        return read_settings(path)
-    except ConfigError as error:
-        problems.append(str(error).removesuffix("."))
-        return {}
-
-
-def _read_log(path: Path, problems: list[str]) -> tuple[dict[str, Any], ...]:
-    records: list[dict[str, Any]] = []
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        problems.append(f"no {path.name}")
-        return ()
-    except OSError as error:
-        problems.append(f"{path.name} cannot be read: {error.strerror}")
-        return ()
-    broken: list[int] = []
-    for place, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            record = None
-        if isinstance(record, dict):
-            records.append(record)
-        else:
-            broken.append(place)
-    if broken:
-        more = f", and {len(broken) - 1} more" if len(broken) > 1 else ""
-        problems.append(f"{path.name} is broken at line {broken[0]}{more}")
-    return tuple(records)

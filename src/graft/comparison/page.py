@@ -12,7 +12,7 @@ from graft.comparison.difference import flat_settings
 from graft.comparison.figures import about, base_figures, columns
 from graft.comparison.plots import make_plots, svg
 from graft.comparison.ranking import ordered, verdict
-from graft.comparison.results import Comparison, Group, Sample
+from graft.comparison.results import FULL, Comparison, Group, Sample
 from graft.pages import render
 from graft.visible import visible
 
@@ -94,8 +94,11 @@ def _settings(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """What all runs were set to, and what each point was set to besides."""
     of: dict[str, dict[str, Any]] = {}
+    methods = {group.point.name: group.point.method for group in groups}
     for row in found.rows:
-        of.setdefault(row.point, flat_settings(row.config))
+        if row.point not in of:
+            full = {"adapters": {FULL: {"method": FULL}}} if methods[row.point] == FULL else {}
+            of[row.point] = flat_settings({**row.config, **full})
     names = dict.fromkeys(key for settings in of.values() for key in settings)
     shared: dict[str, Any] = {}
     for key in names:

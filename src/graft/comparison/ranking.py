@@ -25,8 +25,10 @@ def ordered(found: Comparison) -> list[Group]:
 
 
 def verdict(found: Comparison) -> list[str]:
-    """Sentences: what the ranking is by, who cannot be told apart, who failed."""
-    return [*_ranking(found), *_failures(found)]
+    """Sentences: what the ranking is by, who cannot be told apart, who failed or is not done."""
+    done = len(found.rows)
+    under_way = [f"Not done yet: {found.planned - done} of {found.planned} runs."]
+    return [*_ranking(found), *_failures(found), *(under_way if done < found.planned else [])]
 
 
 def _ranking(found: Comparison) -> Iterator[str]:
