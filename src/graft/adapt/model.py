@@ -276,7 +276,7 @@ class PeftModel(AttachedAdapters):
             CheckpointError: If any tensor has no home, any parameter no tensor, or a shape differs.
         """
         checkpoint.load(self, model_id, adapter_name, is_trainable, hub)
-        if not is_trainable:
+        if not is_trainable and (self.training or self.base_model.training):
             self.eval()  # as PEFT does: no dropout where nothing learns
         if not self._active:
             self.set_adapter(adapter_name)

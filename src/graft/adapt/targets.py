@@ -265,15 +265,12 @@ def _inside(path: str, modules: Iterable[str]) -> bool:
 def shortest_names(chosen: Iterable[str], every: Iterable[str]) -> list[str]:
     """The shortest suffixes that match all of `chosen` and nothing else of `every`."""
     chosen = list(chosen)
-    others = set(every) - set(chosen)
-    names: dict[str, None] = {}
-    for path in chosen:
-        parts = path.split(".")
-        for length in range(1, len(parts) + 1):
-            name = ".".join(parts[-length:])
-            if not any(matches_suffix(other, [name]) for other in others):
-                names[name] = None
-                break
-        else:
-            names[path] = None
-    return list(names)
+    others = {suffix for path in set(every) - set(chosen) for suffix in _suffixes(path)}
+    names = [next((n for n in _suffixes(path) if n not in others), path) for path in chosen]
+    return list(dict.fromkeys(names))
+
+
+def _suffixes(path: str) -> list[str]:
+    """What `path` ends with at a dot, the shortest first."""
+    parts = path.split(".")
+    return [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
