@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
@@ -174,3 +178,22 @@ def test_what_may_be_kept_is_made_once(site, name, monkeypatch):
                 outs = [run(site, x, (3, (name,))) for _ in range(3)]
             assert len(made) == 1
             assert all(torch.equal(out, expected) for out in outs)
+
+
+@pytest.mark.parametrize("name", ["low", "input", "output", "bias"])
+def test_a_call_that_is_broken_off_keeps_nothing(site, name):
+    class Done(Exception):
+        pass
+
+    def stop(module, args):
+        raise Done
+
+    x = torch.randn(3, 5, dtype=torch.float64, requires_grad=True).square()
+    alive = weakref.ref(x)
+    handle = site.layer.module.register_forward_pre_hook(stop)  # as checkpointing does, once ...
+    with site.router.use(groups((3, (name,)))), contextlib.suppress(Done):
+        site.layer.module(x)  # ... it has recomputed what it needs
+    handle.remove()
+    del x
+    gc.collect()
+    assert alive() is None

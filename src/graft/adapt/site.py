@@ -58,7 +58,7 @@ class Site:
         self._pending: tuple[Tensor, _Plan] | None = None
         self._handles = [
             layer.module.register_forward_pre_hook(self._before, with_kwargs=True),
-            layer.module.register_forward_hook(self._after),
+            layer.module.register_forward_hook(self._after, always_call=True),
         ]
 
     def add(self, name: str, view: LayerView, adapter: LayerAdapter) -> None:
@@ -139,10 +139,12 @@ class Site:
             return None
         return (self._by_group(self._scale_input, plan.parts, x), *rest), {}
 
-    def _after(self, module: nn.Module, args: tuple[Any, ...], y: Tensor) -> Tensor:
+    def _after(self, module: nn.Module, args: tuple[Any, ...], y: Tensor | None) -> Tensor | None:
         if self._pending is None:
             return y
         (x, plan), self._pending = self._pending, None
+        if y is None:  # checkpointing stops inside a layer, once it has what it needs
+            return None
         if plan.updates is not None:
             rows = x.numel() // x.shape[-1]
             sizes = [rows] if len(plan.updates) == 1 else self.router.sizes(rows)
