@@ -24,6 +24,7 @@ from graft.planning.skeleton import Layer
 
 __all__ = ["Event", "Phase", "Recorder", "Stored"]
 
+_SET = torch.ops.aten.set_.source_Storage_storage_offset
 _ADD = torch.ops.aten.add.Tensor
 # By which the optimizer makes its state, in the first step alone.
 _OF_A_FIRST_STEP = {torch.ops.aten.zeros_like.default, torch.ops.aten.lift_fresh.default}
@@ -196,6 +197,8 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
+        # The cache of fake results would keep a storage that is an argument.
+        self.fake.cache_enabled = func is not _SET
         if any(isinstance(tensor, FakeTensor) for tensor in given):
             return self.fake.__torch_dispatch__(func, types, args, kwargs)
         dtype = kwargs.get("dtype")
