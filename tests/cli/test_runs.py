@@ -132,3 +132,20 @@ def test_what_a_file_says_does_nothing_in_a_terminal(graft, folder, capsys):
         out = capsys.readouterr().out
         assert "[red]␛[2J‹U+202E›" in out
         assert "\x1b" not in out
+
+
+def test_in_a_narrow_terminal_what_is_part_of_a_run_is_named_below_it(
+    graft, folder, capsys, monkeypatch
+):
+    together = SETTINGS | {"adapters": {"a": {"method": "lora"}, "b": {"method": "ia3"}}}
+    write_run(
+        folder / "runs" / "both", together, {"adapters": {}, "base_model": "a/base"}, log=None
+    )
+    write_run(folder / "runs" / "both" / "bitfit-of-many")
+    assert graft("runs") == 0
+    assert "\nboth/bitfit-of-many " in capsys.readouterr().out  # whole in a pipe
+    for name, value in {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    assert graft("runs") == 0
+    out = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    assert re.search(r"^both +joint run .*\n  bitfit-of-many +lora ", out, re.M)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from graft.comparison.history import PastRun
 
 __all__ = ["runs"]
+
+_NARROW = 100  # columns
 
 
 def runs(
@@ -107,7 +109,8 @@ def _print_list(found: Sequence[PastRun], given: Sequence[Path]) -> None:
             console.print()
         about = "base model not known" if base is None else f"base model {visible(base)}"
         console.print(Text(about, "bold"), soft_wrap=not console.is_terminal)
-        console.print(_run_table([run for run in found if run.base_model == base], names))
+        own = [run for run in found if run.base_model == base]
+        console.print(_run_table(own, names, narrow=console.width < _NARROW))
     broken = [run for run in found if run.problems]
     if broken:
         console.print()
@@ -116,29 +119,36 @@ def _print_list(found: Sequence[PastRun], given: Sequence[Path]) -> None:
         console.print(Text(visible(line), "yellow"), soft_wrap=not console.is_terminal)
 
 
-def _run_table(found: Iterable[PastRun], names: dict[Path, str]) -> Table:
+def _run_table(found: Sequence[PastRun], names: Mapping[Path, str], narrow: bool) -> Table:
+    """One row a run; in a narrow one no year, and what is part of a run without that run's name."""
     from rich.table import Table
 
     from graft.visible import visible
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        box=None, pad_edge=False, padding=(0, 1, 0, 0 if narrow else 1), header_style="bold"
+    )
     table.add_column("run", overflow="fold")
-    table.add_column("method", overflow="fold")
+    table.add_column("method", no_wrap=True)
     for heading in ("steps", "loss\nbefore", "after", "time", "peak\nGiB"):
-        table.add_column(heading, no_wrap=True, justify="right", vertical="bottom")
+        table.add_column(heading, no_wrap=True, justify="right")
     table.add_column("date", no_wrap=True)
     for run in found:
+        name = names[run.folder]
+        wholes = [above for above in run.folder.parents if any(r.folder == above for r in found)]
+        if narrow and wholes:
+            name = f"  {run.folder.relative_to(wholes[0])}"
         mark = "! " if run.problems else ""
-        method = run.method or ""
+        method = run.method if run.kind == "run" else run.kind  # its adapters follow
         table.add_row(
-            mark + visible(names[run.folder]),
-            visible(method if run.kind == "run" else f"{run.kind}: {method}"),
+            mark + visible(name),
+            visible(method or ""),
             _shown(run.steps, ",.0f"),
             _shown(run.loss_before, ".4g"),
             _shown(run.loss_after, ".4g"),
             _duration(run.seconds),
             _shown(run.peak_memory_gib, ".2f"),
-            _when(run),
+            _when(run)[5:] if narrow else _when(run),
         )
     return table
 
