@@ -64,7 +64,7 @@ def _processor() -> str:
 
 def ratios(records: Sequence[dict[str, Any]], own: str, other: str, figure: str) -> list[float]:
     """For each round that has both, `figure` of the runner `own` over that of `other`."""
-    found = {(r["round"], r["runner"]): r[figure] for r in records}
+    found = {(r["round"], r["runner"]): r[figure] for r in records if r["runner"] in (own, other)}
     rounds = {number for number, _ in found}
     return [
         found[number, own] / found[number, other]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
-__all__ = ["METHODS", "SHAPES", "adapter_config", "make_model", "make_rows", "read_rows"]
+__all__ = ["LENGTHS", "METHODS", "SHAPES", "adapter_config", "make_model", "make_rows", "read_rows"]
 
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm2": (
@@ -33,6 +33,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("LoraConfig", {"r": 8, "target_modules": "all-linear"}),
     "lora-qv": ("LoraConfig", {"r": 8}),
+    "lora-top": ("LoraConfig", {"r": 8, "target_modules": "all-linear"}),  # the upper third
     "ia3": ("IA3Config", {}),
     "bitfit": ("BitFitConfig", {}),
     "prompt_tuning": ("PromptTuningConfig", {"num_virtual_tokens": 20}),
@@ -50,6 +51,9 @@ TARGETS = {  # PEFT has no table entry for some shapes
         }
         for shape in ("smollm2", "qwen3")
     },
+    ("smollm2", "lora-top"): {"layers_to_transform": list(range(20, 30))},
+    ("qwen3", "lora-top"): {"layers_to_transform": list(range(19, 28))},
+    ("gpt2", "lora-top"): {"layers_to_transform": list(range(8, 12))},
     ("gpt2", "ia3"): {
         "target_modules": ["c_attn", "mlp.c_proj"],
         "feedforward_modules": ["mlp.c_proj"],
