@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
@@ -10,18 +11,11 @@ import psutil
 import torch
 
 from graft.training.report import Callback
+from graft.training.summary import versions
 
 __all__ = ["MemoryWatch", "installed_versions", "this_system"]
 
-_PACKAGES = (
-    "graft-peft",
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "bitsandbytes",
-)
+_BESIDE = ("datasets", "peft", "bitsandbytes")  # which PEFT's own results name too
 
 
 class MemoryWatch(Callback):
@@ -49,26 +43,21 @@ class MemoryWatch(Callback):
 
 
 def installed_versions() -> dict[str, str]:
-    """Of python and the libraries that are there, by name."""
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
+    """Of Python and of the libraries that are there, by name."""
+    found = versions()
+    for name in _BESIDE:
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def this_system() -> dict[str, str]:
     """The machine, by PEFT's names."""
-    accelerator = "N/A"
-    if torch.cuda.is_available():
-        accelerator = torch.cuda.get_device_name()
     return {
         "system": platform.system(),
         "release": platform.release(),
         "version": platform.version(),
         "machine": platform.machine(),
         "processor": platform.processor(),
-        "accelerator": accelerator,
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else "N/A",
     }

@@ -64,8 +64,8 @@ class Speed:
             model.unmerge_adapter()
 
     def _rate(self, model: PeftModel) -> float:
-        answer, per_pass = self._generation(model) if self.generates else self._reading(model)
-        answer()  # the first time is not like the others
+        answer = self._generation(model) if self.generates else self._reading(model)
+        made = answer()  # the first time is not like the others
         seconds = []
         for _ in range(_TIMES):
             start = time.perf_counter()
@@ -73,32 +73,35 @@ class Speed:
             if model.base_model.device.type != "cpu":
                 torch.accelerator.synchronize()
             seconds.append(time.perf_counter() - start)
-        return per_pass / median(seconds)
+        return made / median(seconds)
 
-    def _generation(self, model: PeftModel) -> tuple[Callable[[], object], int]:
-        """Answers of as many tokens as asked for, whatever they say, and tokens of one pass."""
+    def _generation(self, model: PeftModel) -> Callable[[], int]:
+        """Goes on with every row for as many tokens as asked for, and tells how many it made."""
         pairs = [prompt_and_answer(row, self.task_type) for row in self.rows]
         prompts: Sequence[list[int]] = [
             list(row["input_ids"][:1]) if pair is None else pair[0]
             for row, pair in zip(self.rows, pairs, strict=True)
         ]
         predictor = Predictor(model, self.tokenizer, self.task_type)
-        predictor.stop_ids = []
-        tokens = self.settings.speed_tokens
-        count = len(prompts)
-        made = predictor.complete(prompts, Sampling(max_new_tokens=tokens), count)
-        per_pass = sum(len(answer.ids) for answer in made)  # fewer where positions end
-        return lambda: predictor.complete(prompts, Sampling(max_new_tokens=tokens), count), per_pass
+        predictor.stop_ids = []  # whatever it says
+        sampling = Sampling(max_new_tokens=self.settings.speed_tokens)
 
-    def _reading(self, model: PeftModel) -> tuple[Callable[[], object], int]:
-        """One forward pass of all rows, and their number."""
+        def answer() -> int:
+            answers = predictor.complete(prompts, sampling, len(prompts))
+            return sum(len(answer.ids) for answer in answers)  # fewer where positions end
+
+        return answer
+
+    def _reading(self, model: PeftModel) -> Callable[[], int]:
+        """Reads all rows in one forward pass, and tells how many they are."""
         batch = Collator(self.tokenizer, self.task_type)(self.rows)
         names = ("input_ids", "attention_mask", "token_type_ids")
         device: Any = model.base_model.device
         inputs = {name: batch[name].to(device) for name in names if name in batch}
 
-        def read() -> object:
+        def read() -> int:
             with torch.no_grad():
-                return model(**inputs)
+                model(**inputs)
+            return len(self.rows)
 
-        return read, len(self.rows)
+        return read

@@ -39,6 +39,7 @@ __all__ = ["compare"]
 
 _GIB = 2**30
 _SHOWN = ("results.csv", "report.html")  # what is made of the results, beside plots
+_NOT_MEASURED = ("seeds", "full", "full_learning_rate", "metric")  # of `compare`
 # What may differ where a row that is done is taken as it is.
 _FREE = ("output_dir", "overwrite_output_dir", "save_total_limit", "use_cache")
 
@@ -161,7 +162,7 @@ class _Course:
         folder = Path(str(config.train.output_dir))
         settings = {
             **config.model_dump(mode="json"),
-            "compare": self.study.settings.model_dump(mode="json", exclude={"seeds", "full"}),
+            "compare": self.study.settings.model_dump(mode="json", exclude=set(_NOT_MEASURED)),
         }
         name = f"{ready.planned.point.name}, seed {seed}"
         done = read_row(folder) if self.resume else None
