@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from graft.atomic import require_place
 from graft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def plan(
     from graft.planning.plan import plan as make_plan
     from graft.training.runfile import refuse_written, split_overrides
 
+    if plot is not None:
+        require_place(plot)
     target = _target(source, output) if fit else None
     if target is not None:
         if not is_run_file(source):

@@ -150,17 +150,18 @@ def _read(
     return task, model, stored, warnings
 
 
-def unsaid_sizes(config: PreTrainedConfig, raw: Mapping[str, Any]) -> list[str]:
-    """That a config leaves the size of the model to defaults, which are another model's."""
+def unsaid_sizes(config: PreTrainedConfig, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """Sizes of the model that a config leaves to defaults, which are another model's, by name.
+
+    Args:
+        config: As transformers reads it.
+        raw: What config.json says.
+    """
     if any(isinstance(value, Mapping) and key.endswith("_config") for key, value in raw.items()):
-        return []  # the parts have sizes of their own
+        return {}  # the parts have sizes of their own
     known = config.to_dict()
     sizes = [config.attribute_map.get(n, n) for n in ("hidden_size", "num_hidden_layers")]
-    unsaid = [name for name in sizes if name in known and name not in raw]
-    return [
-        f"config.json does not say {name}; {known[name]} is the default of {type(config).__name__}."
-        for name in unsaid
-    ]
+    return {name: known[name] for name in sizes if name in known and name not in raw}
 
 
 def _other_dtype(config: PreTrainedConfig, stored: StoredWeights) -> list[str]:

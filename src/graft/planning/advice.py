@@ -9,7 +9,7 @@ another method                    another result
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from graft.download import size_text
@@ -70,19 +70,19 @@ def what_fits(
         others: Other methods, those that learn most first.
     """
     search = _Search(planner, case, device)
-    own = case.way
+    own, learner = case.way, case.learner
     again = replace(own, gradient_checkpointing=True)
-    found: list[tuple[Way | None, Learner]] = [(search.fewest_parts(own), case.learner)]
-    found.append((again if search.fits(again) else None, case.learner))
-    if found == [(None, case.learner)] * 2:
-        found.append((search.fewest_parts(again), case.learner))
-    found.append((search.first(replace(own, length=n) for n in _lengths(case)), case.learner))
+    same = [search.fewest_parts(own), again if search.fits(again) else None]
+    if not any(same):
+        same.append(search.fewest_parts(again))
+    # What changes the result stands alone where it can; else with what does not.
+    found = [(way, learner) for way in same]
+    found.append((search.first(replace(own, length=n) for n in _lengths(case)), learner))
     for base in BASES[BASES.index(own.base) + 1 :]:
-        if base.bits is None or case.learner.name != FULL:
-            found.append((search.fitting(replace(own, base=base)), case.learner))
+        if base.bits is None or learner.name != FULL:
+            found.append((search.first([replace(own, base=base)]), learner))
     found.append(search.other_method(others))
-    ways = [(way, learner) for way, learner in found if way is not None]
-    return [search.change(way, learner) for way, learner in ways]
+    return [search.change(way, learner) for way, learner in found if way is not None]
 
 
 class _Search:
@@ -107,16 +107,17 @@ class _Search:
         self._weights[way.base], self._kept[key] = found.memory.weights, found.kept
         return self.device.fits(found.peak)
 
-    def first(self, ways: Iterator[Way]) -> Way | None:
-        """The first of `ways` that fits, if need be with what leaves the result as it is."""
-        return next((found for way in ways if (found := self.fitting(way))), None)
-
-    def fitting(self, way: Way, learner: Learner | None = None) -> Way | None:
-        """`way` with what leaves the result as it is added, as little of it as fits."""
-        for again in dict.fromkeys((way.gradient_checkpointing, True)):
-            found = self.fewest_parts(replace(way, gradient_checkpointing=again), learner)
-            if found is not None:
-                return found
+    def first(self, ways: Iterable[Way], learner: Learner | None = None) -> Way | None:
+        """The first of `ways` that fits; else the first that does with smaller passes too."""
+        tried = list(ways)
+        for way in tried:
+            if self.fits(way, learner):
+                return way
+        for way in tried:
+            for again in dict.fromkeys((way.gradient_checkpointing, True)):
+                found = self.fewest_parts(replace(way, gradient_checkpointing=again), learner)
+                if found is not None:
+                    return found
         return None
 
     def fewest_parts(self, way: Way, learner: Learner | None = None) -> Way | None:
@@ -139,7 +140,7 @@ class _Search:
             if self.fits(own, other):
                 return own, other
         for other in others[:1]:
-            return self.fitting(own, other), other
+            return self.first([own], other), other
         return None, self.case.learner
 
     def change(self, way: Way, learner: Learner | None = None) -> Change:
@@ -167,7 +168,7 @@ class _Search:
             yield f"rows of {way.length:,} tokens at most", (f"data.max_length={way.length}",)
         if way.base != old.base:
             settings = ("train.bf16=true",) if way.base.bits is None else None
-            yield f"a {way.base.name} base model", settings
+            yield f"the base model in {way.base.name}", settings
         if learner != self.case.learner:
             yield f"{learner.name} in place of {self.case.learner.name}", None
 

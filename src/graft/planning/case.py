@@ -128,7 +128,7 @@ class Planner:
         """The plan of a step; what stands in its way is its `problem`."""
         if learner.name == FULL and way.base.bits is not None:
             none = self.source.workload()
-            problem = f"the weights of a {way.base.name} base model have no gradients"
+            problem = f"The weights of a {way.base.name} base model have no gradients to train by."
             return Case(learner, way, none, None, problem=problem)
         padded = self.device.kind != "cpu"
         workload = self.source.workload(way.parts, way.length, padded)

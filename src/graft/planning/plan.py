@@ -39,10 +39,8 @@ class Plan:
         device: Where it is to run.
         cases: The steps that were asked for; the first is the run itself, where there is one.
         alternatives: The same in other ways: with or without checkpointing, another base.
-        advice: What makes the first case fit, the cheapest first; where it does fit, what would
-            need less memory.
-        batch_size: Rows in a forward pass.
-        accumulation: Forward passes in an optimizer step.
+        advice: What makes the first case fit, the cheapest first; where it does fit and takes
+            more than half of what is free, what would need less.
     """
 
     source: str
@@ -52,8 +50,6 @@ class Plan:
     cases: tuple[Case, ...]
     alternatives: tuple[Case, ...]
     advice: tuple[Change, ...]
-    batch_size: int
-    accumulation: int
 
     @property
     def case(self) -> Case:
@@ -123,7 +119,7 @@ def plan(
     length: int | None = None,
     task_type: TaskType | str | None = None,
     memory: int | str | None = None,
-    device: str | None = None,
+    device: str | Device | None = None,
     exact: bool = False,
     tell: Tell | None = None,
 ) -> Plan:
@@ -195,8 +191,10 @@ def plan_of_run(config: RunConfig, tell: Tell | None = None) -> Plan | None:
     return None
 
 
-def _device(name: str | None, memory: int | str | None) -> Device:
-    device = this_device() if name is None else known_device(name)
+def _device(given: str | Device | None, memory: int | str | None) -> Device:
+    device = given if isinstance(given, Device) else None
+    if device is None:
+        device = this_device() if given is None else known_device(str(given))
     if memory is None:
         return device
     size = parse_bytes(memory) if isinstance(memory, str) else memory
@@ -225,7 +223,7 @@ def _answer(asked: Question, exact: bool, alone: bool = False) -> Plan:
     advice: list[Change] = []
     if len(cases) == 1 and not asked.device.fits(works.peak):
         advice = what_fits(planner, works, asked.device, asked.others)
-    elif len(cases) == 1 and not (alone and asked.device.fits(2 * works.peak)):
+    elif len(cases) == 1 and not asked.device.fits(2 * works.peak):  # it may become tight
         advice = cheaper(planner, works, asked.device)
     return Plan(
         source=asked.source,
@@ -235,8 +233,6 @@ def _answer(asked: Question, exact: bool, alone: bool = False) -> Plan:
         cases=cases,
         alternatives=() if alone else tuple(_alternatives(planner, asked, own)),
         advice=tuple(advice),
-        batch_size=asked.rows.batch_size,
-        accumulation=asked.rows.accumulation,
     )
 
 

@@ -183,7 +183,8 @@ def _sized_config(source: str, revision: str | None) -> PreTrainedConfig:
     unsaid = unsaid_sizes(config, raw)
     if unsaid:
         raise CheckpointError(
-            f"{' '.join(unsaid)} A plan needs the model's own; add it to {folder / 'config.json'}."
+            f"{folder / 'config.json'} does not say {' and '.join(unsaid)}, without which the "
+            "model's size is not known."
         )
     return config
 

@@ -99,22 +99,23 @@ def _parts(plan: Plan, width: int) -> Iterator[RenderableType]:
 def _facts(plan: Plan, first: Case) -> Iterator[str]:
     """Where, on which rows, and how."""
     device, rows = plan.device, first.workload
-    free = f"{size_text(device.free_bytes)} free" if device.here else size_text(device.total_bytes)
+    free = f"{size_text(device.free_bytes)} free"
+    if not device.here or device.free_bytes == device.total_bytes:
+        free = f"{size_text(device.total_bytes)} to fit"
     yield f"device: {device.name}, {free}"
-    size, passes = plan.batch_size, rows.passes
-    each = f"{size} {'row' if size == 1 else 'rows'} a pass"
-    if passes > 1:
-        each += f", {passes} passes a step"
+    each = "1 pass a step" if rows.passes == 1 else f"{rows.passes} passes a step"
+    count = len(rows.longest)
     if rows.sizes:
         low, high = rows.sizes[0], rows.sizes[-1]
         mean = sum(rows.sizes) / len(rows.sizes)
         yield (
-            f"batches: {each} of {low:,} to {high:,} tokens, {mean:,.0f} on average "
+            f"rows: {each}, of {low:,} to {high:,} tokens, {mean:,.0f} on average "
             f"{_histogram(rows.sizes)}"
         )
-        yield "the longest decides the peak, the mean decides the time"
+        yield f"the longest ({count} rows) decides the peak, the mean decides the time"
     else:
-        yield f"batches: {each}, each of {rows.length:,} tokens"
+        told = "1 row" if count == 1 else f"{count} rows"
+        yield f"rows: {each}, of {told} of {rows.length:,} tokens"
     assert first.trace is not None
     yield first.trace.how
 
@@ -142,14 +143,14 @@ def _terms(plan: Plan, case: Case) -> Table:
     assert trace is not None
     about = _explained(case)
     rows = [
-        (kind, size_text(getattr(memory, kind)), about[kind])
+        (kind, short_size(getattr(memory, kind)), about[kind])
         for kind in KINDS
         if getattr(memory, kind)
     ]
-    rows.append(("peak", size_text(memory.peak), memory.where))
+    rows.append(("peak", short_size(memory.peak), memory.where))
     margin = plan.device.margin
     rows.append(
-        ("margin", size_text(margin.over(memory.peak)), f"what the device takes, {margin.how}")
+        ("margin", short_size(margin.over(memory.peak)), f"what the device takes, {margin.how}")
     )
     time, workload = case.time, case.workload
     if time is not None:
@@ -199,7 +200,7 @@ def _changes(plan: Plan) -> Iterator[RenderableType]:
     table.add_column("peak", no_wrap=True, justify="right")
     table.add_column("time", no_wrap=True, justify="right")
     for change in plan.advice:
-        table.add_row(_told(change), size_text(change.case.peak), _times(change))
+        table.add_row(_told(change), short_size(change.case.peak), _times(change))
     yield table
     if any(change.overrides is None for change in plan.advice):
         yield "* not a setting of run files, which train on bases in fp32 or bf16"

@@ -192,7 +192,7 @@ class DrawnRows(RowSource):
         )
 
     def split(self, parts: int) -> tuple[str, tuple[str, ...]]:
-        told: dict[str, str] = {}
+        told: dict[str, list[str]] = {}
         settings: dict[str, None] = {}
         for name, lesson in self.lessons.items():
             own = lesson.own & {"per_device_train_batch_size", "gradient_accumulation_steps"}
@@ -200,11 +200,12 @@ class DrawnRows(RowSource):
             size = lesson.settings.per_device_train_batch_size
             passes = lesson.settings.gradient_accumulation_steps
             words, each = _split(section, size, passes, parts)
-            told[words] = name
+            told.setdefault(words, []).append(name)
             settings |= dict.fromkeys(each)
         if len(told) == 1:
             return next(iter(told)), tuple(settings)
-        return "; ".join(f"{name}: {words}" for words, name in told.items()), tuple(settings)
+        lines = [f"{', '.join(names)}: {words}" for words, names in told.items()]
+        return "; ".join(lines), tuple(settings)
 
     def _passes(self, courses: Sequence[_Course], step: int, padded: bool) -> list[list[_Piece]]:
         """The forward passes of a round."""
