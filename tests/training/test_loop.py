@@ -91,17 +91,19 @@ def test_steps_equal_a_loop_written_out(lm_rows, lm_collator, settings):
     for step in range(6):
         lr = 1e-2 * (step / 2 if step < 2 else (6 - step) / 4)
         batch = make_batch([lm_rows[i] for i in order.step(step)], lm_collator, LM)
-        loss = other(**batch.inputs).loss
+        # transformers' own loss rounds to fp32, and so do the norms of a Llama.
+        logits = other(input_ids=batch.inputs["input_ids"]).logits[:, :-1].flatten(0, 1)
+        loss = torch.nn.functional.cross_entropy(logits, batch.inputs["labels"][:, 1:].flatten())
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, 0.05)
         optimizer.param_groups[0]["lr"] = lr
         optimizer.step()
         optimizer.zero_grad()
-        assert run.records[step]["loss"] == pytest.approx(loss.item(), rel=1e-9)
-        assert run.records[step]["grad_norm"] == pytest.approx(norm.item(), rel=1e-9)
+        assert run.records[step]["loss"] == pytest.approx(loss.item(), rel=1e-7)
+        assert run.records[step]["grad_norm"] == pytest.approx(norm.item(), rel=1e-6)
         assert run.records[step]["learning_rate"] == pytest.approx(lr, rel=1e-9)  # of this step
     for name, weight in weights(other).items():
-        torch.testing.assert_close(weights(model)[name], weight, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(weights(model)[name], weight, rtol=1e-6, atol=1e-7)
 
 
 def test_the_logged_loss_is_the_mean_over_the_tokens_since_the_last_line(

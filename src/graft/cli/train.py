@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from graft.errors import ConfigError
+
 if TYPE_CHECKING:
+    from graft.planning.plan import Plan
     from graft.training.config import RunConfig
 
 __all__ = ["train"]
@@ -29,20 +32,35 @@ def train(
         bool,
         typer.Option("--dry-run", help="Do all but the steps; write no output."),
     ] = False,
+    no_plan: Annotated[
+        bool, typer.Option("--no-plan", help="Do not plan memory and time before it starts.")
+    ] = False,
 ) -> None:
-    """Train an adapter as a run file says."""
+    """Train one or several adapters as a run file says."""
     from graft.cli import quieten
     from graft.training.runfile import load_run_config, split_overrides
 
     config = load_run_config(run_file, split_overrides(changes or []))
     quieten()
+    from graft.training.setup import check_places
+
+    check_places(config, resume)
+    plan = None if no_plan else _planned(config)
     if dry_run:
         _rehearse(config, resume)
         return
+    if plan is not None and not plan.fits:
+        raise ConfigError(f"{plan.verdict()} (--no-plan trains all the same.)")
     from graft.training.report import Terminal
     from graft.training.run import train as run
 
-    result = run(config, resume=resume, callbacks=[Terminal()])
+    forecast = None if plan is None else plan.forecast()
+    result = run(config, resume=resume, callbacks=[Terminal()], forecast=forecast)
+    if plan is not None and forecast is not None:
+        from graft.planning.calibration import remember
+
+        measured = (result.summary[f"measured_{of}"] for of in ("peak_bytes", "step_seconds"))
+        remember(plan.device, forecast, *measured)
     for name, summary in result.summary.get("adapters", {"": result.summary}).items():
         if name:
             typer.echo(f"{name}:")
@@ -57,6 +75,16 @@ def train(
     )
     if result.failures:
         raise RuntimeError(f"These adapters left the run: {', '.join(result.failures)}.")
+
+
+def _planned(config: RunConfig) -> Plan | None:
+    """The plan of the run, told; None where there can be none."""
+    from graft.planning.plan import plan_of_run
+
+    plan = plan_of_run(config, tell=typer.echo)
+    for line in [] if plan is None else plan.lines():
+        typer.echo(line)
+    return plan
 
 
 def _rehearse(config: RunConfig, resume: bool) -> None:

@@ -16,6 +16,7 @@ from graft.config import TaskType
 from graft.data.spans import Reading, Span, best_span, read_window
 from graft.data.template import IGNORED
 from graft.training.batches import Collate, Rows, make_batch, split
+from graft.training.forward import Forward, Part
 from graft.training.metrics import are_bio, entity_f1, span_scores
 
 __all__ = ["evaluate"]
@@ -28,8 +29,18 @@ def evaluate(
     task_type: TaskType,
     batch_size: int,
     device: torch.device,
+    forward: Forward | None = None,
 ) -> dict[str, float]:
     """The mean loss over all targets of `rows`, and how often the model is right.
+
+    Args:
+        model: With the adapters that act.
+        rows: Rows as `prepare_data` makes them.
+        collate: Rows -> batch.
+        task_type: What the rows are.
+        batch_size: Rows in a forward pass.
+        device: Where the model is.
+        forward: How batches meet the model; None: padded.
 
     Returns:
         `loss`; for a language model `perplexity`; for a classifier `accuracy`; for tags of words
@@ -44,12 +55,15 @@ def evaluate(
         for indices in split(range(len(rows)), batch_size):
             some = [rows[i] for i in indices]
             batch = make_batch(some, collate, task_type)
-            inputs = {name: value.to(device) for name, value in batch.inputs.items()}
-            out = model(**inputs)
-            loss += out.loss.item() * batch.targets
+            batch = batch.to(device)
             targets += batch.targets
+            if forward is not None and judge is None:
+                loss += forward.loss([Part(batch, 1.0)])[0].item()
+                continue
+            out = model(**batch.inputs) if forward is None else forward.outputs(batch.inputs)
+            loss += out.loss.item() * batch.targets
             if judge is not None:
-                judge.see(some, inputs, out)
+                judge.see(some, batch.inputs, out)
     model.train(was_training)
     metrics = {"loss": loss / targets}
     if judge is not None:

@@ -73,6 +73,15 @@ class Forward(ABC):
             parts: Batches of different adapters, or one.
         """
 
+    def outputs(self, inputs: dict[str, Tensor], names: Sequence[str] | None = None) -> Any:
+        """A model's outputs for a padded batch, where it has logits for all of it.
+
+        Args:
+            inputs: Of the batch.
+            names: The adapter of each row; None: the active ones.
+        """
+        raise NotImplementedError(f"{type(self).__name__} computes the loss alone.")
+
 
 def make_forward(
     model: PeftModel, task_type: TaskType, kind: str | None = None, proven: bool = True
@@ -137,15 +146,15 @@ class _Padded(Forward):
         names = _names(parts)
         if names is None:
             (part,) = parts
-            mean = self._outputs(part.batch.inputs, None).loss
+            mean = self.outputs(part.batch.inputs, None).loss
             total = mean * (part.batch.targets * part.weight)
             return total, [total.detach()]
-        outputs = self._outputs(joined([part.batch for part in parts]), names)
+        outputs = self.outputs(joined([part.batch for part in parts]), names)
         sums = summed_loss(self.task_type, outputs, [part.batch.inputs for part in parts])
         weighted = [own * part.weight for own, part in zip(sums, parts, strict=True)]
         return torch.stack(weighted).sum(), [own.detach() for own in weighted]
 
-    def _outputs(self, inputs: dict[str, Tensor], names: list[str] | None) -> Any:
+    def outputs(self, inputs: dict[str, Tensor], names: Sequence[str] | None = None) -> Any:
         return self.model(**inputs, adapter_names=names)
 
 
@@ -160,7 +169,7 @@ class _Layers(_Padded):
         self.packed = packed
         self.options = without_cache(packed.model)
 
-    def _outputs(self, inputs: dict[str, Tensor], names: list[str] | None) -> Any:
+    def outputs(self, inputs: dict[str, Tensor], names: Sequence[str] | None = None) -> Any:
         with self.packed.packing(inputs["attention_mask"], names):
             return self.model(**inputs, **self.options, adapter_names=names)
 

@@ -305,7 +305,9 @@ class Loop:
         rows = learner.run.eval_rows
         assert rows is not None
         size = learner.settings.per_device_eval_batch_size
-        return evaluate(self.model, rows, self.collate, self.task_type, size, self.device)
+        return evaluate(
+            self.model, rows, self.collate, self.task_type, size, self.device, self.forward
+        )
 
     def _evaluate_before(self) -> None:
         """What the base model makes of the evaluation rows; rows that are shared, once."""

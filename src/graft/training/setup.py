@@ -36,7 +36,7 @@ from graft.training.positions import room_for_text, within
 from graft.training.precision import base_in_bf16
 from graft.training.state import Store, checkpoints, failures_at
 
-__all__ = ["Lesson", "Setup", "set_up"]
+__all__ = ["Lesson", "Setup", "check_places", "set_up"]
 
 # Settings that change nothing in what is learned, so a resumed run may change them.
 _FREE = (
@@ -132,13 +132,8 @@ def set_up(
     Raises:
         GraftError: Something in the run file, the data or the model cannot be used.
     """
+    checkpoint = check_places(config, resume)
     output_dir = Path(str(config.train.output_dir))
-    checkpoint = _newest(output_dir) if resume else None
-    require_room(output_dir)
-    if checkpoint is None and not config.train.overwrite_output_dir:
-        _refuse_used(output_dir)
-    if local_folder(config.base_model) is not None:  # a download comes after what is quick to see
-        resolve(config.base_model)
     config, why = _resolved(config, base)
     notes = [f"precision: {'bfloat16' if config.train.bf16 else 'float32'} ({why})"]
     tokenizer = load_tokenizer(config.base_model, config.revision)
@@ -166,6 +161,26 @@ def set_up(
     if len(lessons) == 1:
         tokenizer.chat_template = lessons[None].data.chat_template
     return Setup(config, tokenizer, lessons, model, store, checkpoint, notes, before)
+
+
+def check_places(config: RunConfig, resume: bool) -> Path | None:
+    """Look at the folders of a run, which is quick: a download or a plan comes after it.
+
+    Returns:
+        The checkpoint that a resumed run goes on from.
+
+    Raises:
+        ConfigError: The output folder is taken, or has no checkpoint; or there is no base model.
+        CheckpointError: A base model that is broken.
+    """
+    output_dir = Path(str(config.train.output_dir))
+    checkpoint = _newest(output_dir) if resume else None
+    require_room(output_dir)
+    if checkpoint is None and not config.train.overwrite_output_dir:
+        _refuse_used(output_dir)
+    if local_folder(config.base_model) is not None:
+        resolve(config.base_model)
+    return checkpoint
 
 
 def _resolved(config: RunConfig, base: PreTrainedModel | None) -> tuple[RunConfig, str]:
