@@ -137,9 +137,11 @@ def _read(
     config = load_config(str(folder))
     model = load_skeleton(str(folder), task)
     task = task or task_of(config)
-    warnings = unsaid_sizes(
-        config, json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    )
+    raw = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    warnings = [
+        f"config.json does not say {name}; {size} is the default of {type(config).__name__}."
+        for name, size in unsaid_sizes(config, raw).items()
+    ]
     try:
         stored = read_stored_weights(folder, model)
     except CheckpointError as error:  # the config alone is still worth a look
