@@ -100,10 +100,10 @@ def test_steps_equal_a_loop_written_out(lm_rows, lm_collator, settings):
         optimizer.step()
         optimizer.zero_grad()
         assert run.records[step]["loss"] == pytest.approx(loss.item(), rel=1e-7)
-        assert run.records[step]["grad_norm"] == pytest.approx(norm.item(), rel=1e-6)
+        assert run.records[step]["grad_norm"] == pytest.approx(norm.item(), rel=1e-5)
         assert run.records[step]["learning_rate"] == pytest.approx(lr, rel=1e-9)  # of this step
     for name, weight in weights(other).items():
-        torch.testing.assert_close(weights(model)[name], weight, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(weights(model)[name], weight, rtol=1e-5, atol=1e-6)
 
 
 def test_the_logged_loss_is_the_mean_over_the_tokens_since_the_last_line(
