@@ -271,11 +271,13 @@ def table(found: dict[str, Any], every: dict[str, Task]) -> str:
                 continue
             graft, peft = map(spread, values)
             verdict = "alike"
-            if better(graft, peft, metric in HIGHER_IS_BETTER):
+            if min(map(len, values)) < 2:
+                verdict = "one seed: chance"
+            elif better(graft, peft, metric in HIGHER_IS_BETTER):
                 verdict = "graft is better"
             elif better(peft, graft, metric in HIGHER_IS_BETTER):
                 verdict = "**graft is worse**"
-            cells = [f"{s.mean:.3f} ({s.low:.3f} to {s.high:.3f})" for s in (graft, peft)]
+            cells = [f"{s.mean:.4f} ({s.low:.4f} to {s.high:.4f})" for s in (graft, peft)]
             lines.append(f"| {name} | {metric} | {method} | {cells[0]} | {cells[1]} | {verdict} |")
     return "\n".join(lines) + "\n"
 
@@ -307,9 +309,14 @@ def main() -> None:
                     line = json.dumps(found[key], allow_nan=False) + "\n"
                     write_text(given.out / "results" / f"{key}.json", line)
                     print(f"{key}: {line}", end="", flush=True)
-                    write_text(given.out / "quality.json", json.dumps(found, indent=2) + "\n")
-                    write_text(given.out / "quality.md", table(found, every))
+                    _write(given.out, found, every)
+    _write(given.out, found, every)
     print(table(found, every))
+
+
+def _write(out: Path, found: dict[str, Any], every: dict[str, Task]) -> None:
+    write_text(out / "quality.json", json.dumps(found, indent=2) + "\n")
+    write_text(out / "quality.md", table(found, every))
 
 
 if __name__ == "__main__":
