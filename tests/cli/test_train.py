@@ -82,12 +82,15 @@ def test_trains_and_refuses_the_used_folder(run_file, tmp_path, capsys):
     lines = done.stdout.splitlines()
     starts = [
         "tokenising",
+        "plan:",
+        "8 rows of",
         "precision:",
         "data:",
         "training",
         "batches: rows are packed",
         "evaluation, before",
         "step 2/4",
+        "memory: planned",
         "step 4/4",
     ]
     starts += ["evaluation, step 4", "4 steps", "loss:", "perplexity:", "adapter (last):"]
@@ -116,6 +119,7 @@ def test_a_dry_run(run_file, tmp_path, capsys):
         "first batch:",
         "when:",
         f"writes to: {out}",
+        "plan:",
         "dry run:",
     ]
     assert len(told.splitlines()[1:]) == len(starts)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from graft.adapt import PeftModel
@@ -16,6 +17,7 @@ from graft.data.prepare import prepare_data
 from graft.errors import CheckpointError, ConfigError, DataError, GraftError, TargetError
 from graft.hub import saved_label_names
 from graft.training.evaluate import evaluate
+from graft.training.forecast import Forecast
 from graft.training.loop import TrainingError
 from graft.training.report import Callback
 from graft.training.run import train
@@ -345,9 +347,41 @@ def test_what_changes_no_weight_may_change_on_resume(raw_run):
     train(parse_run_config(raw_run), resume=True)
 
 
-def test_a_full_gpu_is_explained(raw_run):
-    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB")
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_a_full_device_is_explained(raw_run, error):
     with pytest.raises(TrainingError, match="gradient_accumulation_steps") as caught:
         train(parse_run_config(raw_run), callbacks=[StopAt(1, error)])
     assert not isinstance(caught.value, GraftError)
     assert caught.value.__cause__ is error
+    raw_run["train"]["overwrite_output_dir"] = True
+    forecast = Forecast(1, 1.0, 0.5, 2.0, cheaper=("train.x=1 (less)", "train.y=2", "train.z=3"))
+    with pytest.raises(TrainingError, match=r"Set train\.x=1 \(less\) or train\.y=2\."):
+        train(parse_run_config(raw_run), callbacks=[StopAt(1, error)], forecast=forecast)
+
+
+def test_a_run_is_compared_with_its_forecast(raw_run):
+    raw_run["train"] |= {"max_steps": 4, "logging_steps": 1}
+    plain = train(parse_run_config(raw_run))
+    raw_run["train"]["overwrite_output_dir"] = True
+    notes = Notes()
+    forecast = Forecast(peak_bytes=3 * 2**30, step_seconds=0.25, low=0.125, high=0.5)
+    result = train(parse_run_config(raw_run), callbacks=[notes], forecast=forecast)
+    (told,) = [text for text in notes.texts if text.startswith("memory: planned")]
+    assert "planned 3.00 GiB, measured" in told
+    assert "a step: planned 0.25 s (0.125 to 0.5), measured" in told
+    summary = result.summary
+    assert summary["planned_peak_bytes"] == 3 * 2**30
+    assert summary["planned_step_seconds"] == 0.25
+    assert summary["measured_step_seconds"] >= summary["seconds"] / 4 > 0
+    # The largest batch that goes first leaves no trace in what is learned.
+    before = load_file(plain.output_dir / "adapter_model.safetensors")
+    losses = [record["loss"] for record in result.results["a"].records if "loss" in record]
+    assert losses == [r["loss"] for r in plain.results["a"].records if "loss" in r]
+    for name, value in load_file(result.output_dir / "adapter_model.safetensors").items():
+        assert torch.equal(value, before[name])

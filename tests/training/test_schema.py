@@ -32,6 +32,7 @@ BEYOND = {
     "no output folder",
     "both warm-ups",
     "both ways to evaluate",
+    "a grid",  # graft compare takes it
     "two adapters in one folder",
     "two learning rates",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,10 +46,10 @@ def train(
     from graft.training.setup import check_places
 
     check_places(config, resume)
-    plan = None if no_plan else _planned(config)
     if dry_run:
         _rehearse(config, resume)
         return
+    plan = None if no_plan else _planned(config, typer.echo)
     if plan is not None and not plan.fits:
         raise ConfigError(f"{plan.verdict()} (--no-plan trains all the same.)")
     from graft.training.report import Terminal
@@ -77,11 +78,11 @@ def train(
         raise RuntimeError(f"These adapters left the run: {', '.join(result.failures)}.")
 
 
-def _planned(config: RunConfig) -> Plan | None:
+def _planned(config: RunConfig, tell: Callable[[str], None]) -> Plan | None:
     """The plan of the run, told; None where there can be none."""
     from graft.planning.plan import plan_of_run
 
-    plan = plan_of_run(config, tell=typer.echo)
+    plan = plan_of_run(config, tell=tell)
     for line in [] if plan is None else plan.lines():
         typer.echo(line)
     return plan
@@ -91,10 +92,14 @@ def _rehearse(config: RunConfig, resume: bool) -> None:
     from graft.training.rehearsal import dry_run
     from graft.training.runfile import dump_run_config
 
-    rehearsed = dry_run(config, resume=resume, tell=lambda text: typer.echo(text, err=True))
+    def tell(text: str) -> None:
+        typer.echo(text, err=True)
+
+    rehearsed = dry_run(config, resume=resume, tell=tell)
     typer.echo(f"# the settings in full\n{dump_run_config(rehearsed.setup.config)}\n# the run")
     for line in [*rehearsed.setup.notes, *rehearsed.lines()]:
         typer.echo(line)
+    _planned(config, tell)
     typer.echo("dry run: nothing was trained, and the output folder is as it was.")
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from graft.config import PeftConfig, TaskType
-from graft.errors import GraftError
+from graft.errors import GraftError, PlanError
 from graft.planning.device import Device
 from graft.planning.formulas import Base
 from graft.planning.memory import Memory
@@ -65,7 +65,7 @@ class Case:
         workload: The rows.
         trace: Of the step with the longest pass; None where there is a problem.
         time: Of an average step; None where it was not asked for or cannot be told.
-        problem: Why it cannot be, in a sentence; None where it can.
+        error: Why it cannot be; None where it can.
     """
 
     learner: Learner
@@ -73,7 +73,12 @@ class Case:
     workload: Workload
     trace: Trace | None
     time: StepTime | None = None
-    problem: str | None = None
+    error: GraftError | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """Why it cannot be, in a sentence; None where it can."""
+        return None if self.error is None else str(self.error)
 
     @property
     def memory(self) -> Memory:
@@ -128,8 +133,10 @@ class Planner:
         """The plan of a step; what stands in its way is its `problem`."""
         if learner.name == FULL and way.base.bits is not None:
             none = self.source.workload()
-            problem = f"The weights of a {way.base.name} base model have no gradients to train by."
-            return Case(learner, way, none, None, problem=problem)
+            error = PlanError(
+                f"The weights of a {way.base.name} base model have no gradients to train by."
+            )
+            return Case(learner, way, none, None, error=error)
         padded = self.device.kind != "cpu"
         workload = self.source.workload(way.parts, way.length, padded)
         try:
@@ -139,7 +146,7 @@ class Planner:
                 trace = self._longest(learner, way, workload)
             time = self._time(learner, way, workload) if timed else None
         except GraftError as error:
-            return Case(learner, way, workload, None, problem=str(error))
+            return Case(learner, way, workload, None, error=error)
         return Case(learner, way, workload, trace, time)
 
     def _longest(self, learner: Learner, way: Way, workload: Workload) -> Trace:
@@ -147,6 +154,8 @@ class Planner:
         return self._trace(learner, way, (workload.longest,) * min(workload.passes, 2))
 
     def _time(self, learner: Learner, way: Way, workload: Workload) -> StepTime | None:
+        if not self.device.here and not self.device.rates:
+            return None  # nothing is known of its speed
         once = self._trace(learner, way, (workload.typical,))
         operations = once.operations
         if workload.passes > 1:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graft.config import TaskType
 from graft.download import size_text
-from graft.errors import PlanError
+from graft.errors import GraftError, PlanError
 from graft.methods import method_names
 from graft.planning.advice import Change, cheaper, what_fits
 from graft.planning.case import FULL, Case, Planner, Way
@@ -177,17 +177,16 @@ def plan_of_run(config: RunConfig, tell: Tell | None = None) -> Plan | None:
     Returns:
         None where it cannot be planned.
     """
+    told = tell or (lambda text: None)
     try:
         asked = question_of_run(config, config.base_model, this_device(), tell=tell)
-        found = _answer(replace(asked, bases=(asked.base,)), exact=False, alone=True)
+        return _answer(replace(asked, bases=(asked.base,)), exact=False, alone=True)
+    except PlanError as error:
+        told(f"no plan: {error}")
+    except GraftError:
+        pass  # a mistake in the run, of which training tells in its own words
     except Exception as error:  # a plan that cannot be made is no reason not to train
-        if tell is not None:
-            tell(f"no plan: {error}")
-        return None
-    if found.case.problem is None:
-        return found
-    if tell is not None:
-        tell(f"no plan: {found.case.problem}")
+        told(f"no plan: {type(error).__name__}: {error}")
     return None
 
 
@@ -219,7 +218,8 @@ def _answer(asked: Question, exact: bool, alone: bool = False) -> Plan:
     cases = tuple(planner.case(learner, own) for learner in asked.learners)
     works = next((case for case in cases if case.problem is None), None)
     if works is None:
-        raise PlanError(str(cases[0].problem))
+        assert cases[0].error is not None
+        raise cases[0].error
     advice: list[Change] = []
     if len(cases) == 1 and not asked.device.fits(works.peak):
         advice = what_fits(planner, works, asked.device, asked.others)

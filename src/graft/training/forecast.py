@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +64,9 @@ class Watch(Callback):
         if self.loop.device.type != "cpu":
             torch.accelerator.synchronize()
         if done == _WARM_UP:
-            self._began = time.perf_counter()
+            self._began = self.loop.seconds
         else:
-            self._compare(self.forecast, (time.perf_counter() - self._began) / _COMPARED)
+            self._compare(self.forecast, (self.loop.seconds - self._began) / _COMPARED)
 
     def _compare(self, forecast: Forecast, seconds: float) -> None:
         peak = self.peak_bytes

@@ -138,7 +138,7 @@ class Loop:
         self._rounds = Rounds(self.model, self.forward, self.settings.tokens_per_pass)
         self.callbacks: list[Callback] = []
         self._seconds = 0.0
-        self._since = 0.0
+        self._since: float | None = None  # None: it is not training at this moment
         self._of_base: dict[int, dict[str, float]] = {}  # metrics without adapters, by rows
 
     # --- from start to end ----------------------------------------------------------------
@@ -190,8 +190,8 @@ class Loop:
                     for learner in learning:
                         learner.tell("on_step", learner.progress.step)
                     self._settle(learning)
-            self._seconds += time.perf_counter() - self._since
         finally:
+            self._seconds, self._since = self.seconds, None
             self._tell("on_end")
         for learner in self.learners:
             learner.end()
@@ -226,8 +226,9 @@ class Loop:
 
     @property
     def seconds(self) -> float:
-        """Spent on training so far, when the run is not training at this moment."""
-        return self._seconds
+        """Spent on training so far."""
+        running = 0.0 if self._since is None else time.perf_counter() - self._since
+        return self._seconds + running
 
     def note(self, text: str) -> None:
         """Tell of a decision or a fact that people should see."""
@@ -269,7 +270,7 @@ class Loop:
         """Wait for the device; False where `learner` cannot go on."""
         if learner.failure is not None:
             return False
-        learner.wait(self._seconds + time.perf_counter() - self._since)
+        learner.wait(self.seconds)
         if learner.failure is None:
             return True
         if all(each.failure is not None for each in self.learners):
@@ -280,7 +281,7 @@ class Loop:
     @contextmanager
     def _pause(self) -> Iterator[None]:
         """Time inside the block is no training."""
-        self._seconds += time.perf_counter() - self._since
+        self._seconds, self._since = self.seconds, None
         yield
         self._since = time.perf_counter()
 

@@ -185,8 +185,11 @@ def _train(setup: Setup, callbacks: Sequence[Callback], forecast: Forecast | Non
         found = checkpoints(setup.output_dir)
         then = f"--resume goes on from {found[-1]}" if found else "there is no checkpoint yet"
         raise KeyboardInterrupt(f"stopped; {then}.") from None
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(_out_of_memory(forecast)) from error
+    except RuntimeError as error:
+        # What the CPU's allocator raises has no class of its own.
+        if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            raise TrainingError(_out_of_memory(forecast)) from error
+        raise
     summary = _write(setup, results, watch.measured())
     names = zip(setup.config.adapters, setup.lessons, strict=True)
     return TrainResult(

@@ -14,6 +14,11 @@ from graft.training.config import OF_THE_RUN, RunConfig
 
 __all__ = ["run_file_schema"]
 
+_OF_COMPARISONS = {
+    "grid": "For `graft compare`: a list of choices for each key, such as `train.learning_rate`.",
+    "compare": "For `graft compare`: seeds, texts and samples.",
+}
+
 
 def run_file_schema() -> dict[str, Any]:
     """The schema, as JSON's kinds of values."""
@@ -54,6 +59,8 @@ def run_file_schema() -> dict[str, Any]:
         "additionalProperties": {"$ref": "#/$defs/adapter"},
         "minProperties": 1,
     }
+    for name, text in _OF_COMPARISONS.items():
+        schema["properties"][name] = {"type": "object", "description": text}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **schema,
