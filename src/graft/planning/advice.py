@@ -20,8 +20,9 @@ from graft.planning.workload import smaller
 
 __all__ = ["Change", "cheaper", "what_fits"]
 
-_SHORTER = (0.75, 0.5, 0.25, 0.125)
+_SHORTER = (0.5, 0.25, 0.125)
 _SHORTEST = 32
+_METHODS = 2  # that are tried: their peaks differ little, and each takes a trace
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ class _Search:
     def other_method(self, others: Sequence[Learner]) -> tuple[Way | None, Learner]:
         """The first of `others` that fits in the place of the case's; else with what makes it."""
         own = self.case.way
-        for other in others:
+        for other in others[:_METHODS]:
             if self.fits(own, other):
                 return own, other
         for other in others[:1]:
