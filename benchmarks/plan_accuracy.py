@@ -2,11 +2,12 @@
 
     python benchmarks/plan_accuracy.py [--quick] [--only TEXT] [--out FOLDER]
 
-Each setting is a process of its own. It trains some steps by graft's own loop on a model with
-random weights, then plans the same from the config. Measured are the allocator's peak (torch's
+Each setting is two processes of its own, which train some steps by graft's own loop on a model with
+random weights; one then plans the same from the config. Measured are the allocator's peak (torch's
 profiler: every block that is taken and given back), the peak of what is resident beyond what was so
-before there was a model, and the median time of a step. Beside it stands what accelerate's
-`estimate-memory` says, which knows no method and no batch.
+before there was a model, and the median time of a step. Resident memory is measured twice: where
+each block goes back to the system at once, and as glibc leaves it, with the holes in its heap.
+Beside it stands what accelerate's `estimate-memory` says, which knows no method and no batch.
 
 Timings want an idle machine: nothing else may run, and nothing was tuned to these settings.
 """
@@ -14,6 +15,9 @@ Timings want an idle machine: nothing else may run, and nothing was tuned to the
 from __future__ import annotations
 
 import argparse
+import contextlib
+import ctypes
+import gc
 import multiprocessing
 import os
 import random
@@ -30,6 +34,7 @@ from typing import Any
 from report import save
 
 SEED = 0
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # glibc's options of mallopt
 MIXED = (17, 120, 64, 31, 90, 45, 200, 73)  # tokens of the rows of a batch
 WARM_UP, TIMED = 3, 7  # steps; one more is watched by the profiler
 PRELOADED = [
@@ -169,19 +174,30 @@ def cases() -> list[Case]:
 # --- one setting, in a process of its own -----------------------------------------------------
 
 
-def measure(case: Case) -> dict[str, Any]:
-    """What `case` takes and what is planned for it."""
-    found = {"name": case.name, "architecture": case.architecture, "dtype": case.dtype}
-    found |= {"method": "+".join(method for method, _ in case.adapters.values()) or "full"}
-    train(case, tiny=True)  # whatever is loaded and made once is there before the base is taken
-    found |= train(case, tiny=False)
-    found |= plan(case)
-    found["accelerate_bytes"] = estimate(case)
-    return found
+def measure_memory(case: Case) -> dict[str, Any]:
+    """Bytes of a step, where a block that is given back is no longer resident."""
+    libc = ctypes.CDLL(None)
+    for option in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+        libc.mallopt(option, 2**16)
+    found = measure(case, timed=1)
+    return {name: found[name] for name in ("allocated_bytes", "resident_bytes")}
 
 
-def train(case: Case, tiny: bool) -> dict[str, Any]:
-    """Some steps by graft's loop; bytes and seconds of one."""
+def measure_time(case: Case) -> dict[str, Any]:
+    """Seconds of a step, and what is planned for it."""
+    found = measure(case, TIMED)
+    found["held_bytes"] = found.pop("resident_bytes")
+    return {**found, **plan(case), "accelerate_bytes": estimate(case)}
+
+
+def measure(case: Case, timed: int) -> dict[str, Any]:
+    """Bytes and seconds of a step of `case`."""
+    train(case, 1, tiny=True)  # what is loaded and made once is there before the base is taken
+    return train(case, timed)
+
+
+def train(case: Case, timed: int, tiny: bool = False) -> dict[str, Any]:
+    """Some steps by graft's loop, of which `timed` count; bytes and seconds of one."""
     import torch
 
     from graft.adapt import PeftModel
@@ -193,6 +209,7 @@ def train(case: Case, tiny: bool) -> dict[str, Any]:
     from graft.training.memory import resident_bytes
 
     torch.manual_seed(SEED)
+    give_back()
     before = resident_bytes()
     model = PeftModel(make_base(case, tiny))
     for name, config in peft_configs(case).items():
@@ -206,11 +223,11 @@ def train(case: Case, tiny: bool) -> dict[str, Any]:
         gradient_checkpointing=case.checkpointing,
         learning_rate=1e-4,
         logging_steps=1000,
-        max_steps=WARM_UP + TIMED + 1,
+        max_steps=WARM_UP + timed + 1,
     )
     run = Run(make_rows(case, model.base_model.config), settings=settings)
     task = TaskType(ARCHITECTURES[case.architecture][2])
-    watch = make_watch(model)
+    watch = make_watch(model, timed)
     fit(
         model,
         dict.fromkeys(case.adapters, run) if case.adapters else run,
@@ -228,7 +245,14 @@ def train(case: Case, tiny: bool) -> dict[str, Any]:
     }
 
 
-def make_watch(model: Any) -> Any:
+def give_back() -> None:
+    """Let the system have what is free in this process, where its allocator can."""
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def make_watch(model: Any, timed: int) -> Any:
     """A callback that measures the steps behind the warm-up."""
     import torch
 
@@ -246,7 +270,7 @@ def make_watch(model: Any) -> Any:
             self._seen = -1
             self._mark = 0.0
 
-        def of(self, name: str | None) -> Callback:
+        def of(self, adapter: str | None) -> Callback:
             return self  # together: all adapters step at once
 
         def on_step(self, step: int) -> None:
@@ -258,13 +282,13 @@ def make_watch(model: Any) -> Any:
                 self.times.append(now - self._mark)
             if step == WARM_UP:
                 reset_peak_memory(cpu)
-            if step == WARM_UP + TIMED:
+            if step == WARM_UP + timed:
                 self.resident = round((peak_memory_gib(cpu) or 0) * 2**30)
                 self.static = static_bytes(model)
                 kinds = [torch.profiler.ProfilerActivity.CPU]
                 self._profile = torch.profiler.profile(activities=kinds, profile_memory=True)
                 self._profile.__enter__()
-            if step == WARM_UP + TIMED + 1:
+            if step == WARM_UP + timed + 1:
                 self._profile.__exit__(None, None, None)
                 self.times.pop()  # the profiler's
                 self.passing = highest(self._profile)
@@ -333,7 +357,7 @@ def plan(case: Case) -> dict[str, Any]:
 def planned_batches(case: Case) -> tuple[tuple[Any, ...], ...]:
     """The passes of a step as training fills them."""
     from graft.planning.setting import Row
-    from graft.training.batches import Order, split
+    from graft.training.batches import Order
     from graft.training.config import TrainConfig
     from graft.training.passes import fill_passes, token_budget
 
@@ -342,7 +366,8 @@ def planned_batches(case: Case) -> tuple[tuple[Any, ...], ...]:
     due = {}
     for name in case.adapters or (None,):
         rows = [Row(case.rows[i], labels_of(case.rows[i], task), name) for i in order]
-        due[name] = [tuple(piece) for piece in split(rows, len(rows) // case.passes)]
+        each = len(rows) // case.passes
+        due[name] = [tuple(rows[at : at + each]) for at in range(0, len(rows), each)]
 
     def size(pieces: Sequence[Any]) -> int:
         return sum(row.tokens for rows in pieces for row in rows)
@@ -451,14 +476,30 @@ def run(chosen: Sequence[Case]) -> list[dict[str, Any]]:
     with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as pool:
         for number, case in enumerate(chosen, start=1):
             start = time.monotonic()
+            found = about(case)
             try:
-                found = pool.submit(measure, case).result()
+                for task in (measure_memory, measure_time):
+                    found |= pool.submit(task, case).result()
             except Exception as error:
-                found = {"name": case.name, "failed": f"{type(error).__name__}: {error}"}
+                found["failed"] = f"{type(error).__name__}: {error}"
             records.append(found)
             took = time.monotonic() - start
             print(f"{number}/{len(chosen)} {line(found)}  [{took:.0f} s]", flush=True)
     return records
+
+
+def about(case: Case) -> dict[str, Any]:
+    """What a setting is, in its record."""
+    methods = [method for method, _ in case.adapters.values()]
+    return {
+        "name": case.name,
+        "architecture": case.architecture,
+        "method": "+".join(methods) or "full",
+        "dtype": case.dtype,
+        "gradient_checkpointing": case.checkpointing,
+        "rows": list(case.rows),
+        "passes": case.passes,
+    }
 
 
 def error(record: dict[str, Any], planned: str, measured: str) -> float:
@@ -469,6 +510,7 @@ def error(record: dict[str, Any], planned: str, measured: str) -> float:
 ERRORS = {  # what is told of each setting: planned and measured
     "peak": ("planned_bytes", "allocated_bytes"),
     "resident": ("planned_bytes", "resident_bytes"),
+    "held": ("planned_bytes", "held_bytes"),
     "accelerate": ("accelerate_bytes", "allocated_bytes"),
     "time": ("planned_seconds", "seconds"),
 }
@@ -496,7 +538,8 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     ]
     titles = {
         "peak": "peak, against the allocator's",
-        "resident": "peak, against the resident one",
+        "resident": "peak, against the resident one where blocks go back at once",
+        "held": "peak, against the resident one with glibc's holes",
         "accelerate": "accelerate's estimate, against the allocator's peak",
         "time": "seconds of a step",
     }
@@ -509,16 +552,17 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         )
     lines += [
         "",
-        "| setting | peak (MiB) | planned | resident | accelerate | step (ms) | planned | range |",
-        "|---|---|---|---|---|---|---|---|",
+        "| setting | peak (MiB) | planned | resident | held | accelerate | step (ms) | planned | "
+        "range (ms) |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for record in good:
-        peak, resident, other, seconds = (error(record, *keys) for keys in ERRORS.values())
+        peak, resident, held, other, seconds = (error(record, *keys) for keys in ERRORS.values())
         low, high = record["planned_low"] * 1e3, record["planned_high"] * 1e3
         lines.append(
             f"| {record['name']} | {record['allocated_bytes'] / 2**20:.1f} | {peak:+.2%} | "
-            f"{resident:+.1%} | {other:+.0%} | {record['seconds'] * 1e3:.1f} | {seconds:+.0%} | "
-            f"{low:.0f} to {high:.0f} |"
+            f"{resident:+.1%} | {held:+.0%} | {other:+.0%} | {record['seconds'] * 1e3:.1f} | "
+            f"{seconds:+.0%} | {low:.0f} to {high:.0f} |"
         )
     failed = [f"- {line(record)}" for record in records if "failed" in record]
     return "\n".join([*lines, *(["", "Failed:", "", *failed] if failed else [])]) + "\n"
@@ -558,7 +602,7 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def main() -> int:
     """Measure, print the table, write it and all else to the folder of results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a dozen settings")
     parser.add_argument("--only", default="", help="settings with this in their name")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
