@@ -14,7 +14,14 @@ from graft.planning.case import FULL, Case, Way
 from graft.planning.formulas import BASES, Arithmetic
 from graft.planning.memory import KINDS
 from graft.planning.plan import Plan
-from graft.planning.words import decimal_size, duration_text, seconds_text, short_size
+from graft.planning.words import (
+    decimal_size,
+    digits,
+    duration_text,
+    seconds_text,
+    short_size,
+    unit_of,
+)
 from graft.training.rehearsal import spark
 
 __all__ = ["show_arithmetic", "show_plan"]
@@ -181,7 +188,8 @@ def _explained(case: Case) -> dict[str, str]:
         "gradients": numbers if full else "one for each of these",
         "optimizer": "AdamW keeps two averages of each gradient",
         "activations": f"{kept}, of {tokens:,} tokens in {len(rows):,} rows",
-        "logits": "and the loss, in chunks of tokens that have a label",
+        "logits": "and the loss, "
+        + ("of labelled tokens alone, in chunks" if trace.packed else "of every position"),
         "recomputation": "of the layer that is gone through again",
         "prefix": "virtual tokens, and what makes them",
         "workspace": "results on their way, and the batch",
@@ -245,6 +253,7 @@ def _ways(plan: Plan) -> Iterator[RenderableType]:
         (case.learner.name, case.way.base, case.way.gradient_checkpointing): case.peak
         for case in every
     }
+    unit, name = unit_of(peaks.values())
     bases = [base for base in BASES if any(key[1] == base for key in peaks)]
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     table.add_column("method", no_wrap=True)
@@ -253,20 +262,20 @@ def _ways(plan: Plan) -> Iterator[RenderableType]:
     for learner in dict.fromkeys(case.learner.name for case in every):
         cells = [
             Text(" / ").join(
-                _peak(peaks.get((learner, base, again)), plan) for again in (False, True)
+                _peak(peaks.get((learner, base, again)), unit, plan) for again in (False, True)
             )
             for base in bases
         ]
         table.add_row(learner, *cells)
-    told = "the peak, without / with gradient checkpointing, by how the base model is held"
+    told = f"the peak in {name} on each base, without / with gradient checkpointing"
     yield Text(told, style="bold")
     yield table
     if any(not plan.device.fits(peak) for peak in peaks.values()):
         yield f"! does not fit {plan.device.name}, margin included"
 
 
-def _peak(peak: int | None, plan: Plan) -> Text:
+def _peak(peak: int | None, unit: int, plan: Plan) -> Text:
     if peak is None:
         return Text("-", style="dim")
     fits = plan.device.fits(peak)
-    return Text(short_size(peak) + ("" if fits else "!"), style="green" if fits else "red")
+    return Text(digits(peak / unit) + ("" if fits else "!"), style="green" if fits else "red")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-__all__ = ["decimal_size", "duration_text", "seconds_text", "short_size", "unit_of"]
+__all__ = ["decimal_size", "digits", "duration_text", "seconds_text", "short_size", "unit_of"]
 
 _UNITS = ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB"))
 
@@ -15,12 +15,15 @@ def unit_of(sizes: Iterable[int]) -> tuple[int, str]:
     return next((unit for unit in _UNITS if largest >= unit[0]), _UNITS[-1])
 
 
+def digits(value: float) -> str:
+    """Three digits, and none beyond the point from 100 on."""
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
+
+
 def short_size(count: int) -> str:
     """Bytes in three digits, for a cell of a table."""
     unit, name = unit_of([count])
-    value = count / unit
-    digits = 2 if value < 10 else 1 if value < 100 else 0
-    return f"{value:,.{digits}f} {name}" if count else "0"
+    return f"{digits(count / unit)} {name}" if count else "0"
 
 
 def decimal_size(count: int) -> str:
