@@ -52,8 +52,14 @@ def draw_timeline(plan: Plan, path: Path) -> None:
         free = plan.device.free_bytes / unit
         if free < top:
             axes.axhline(free, color="#c0392b", linewidth=1.2)
-            axes.annotate(f"free on {plan.device.name}", (0, free), (4, 3),
-                          textcoords="offset points", color="#c0392b")  # fmt: skip
+            axes.annotate(
+                f"free on {plan.device.name}",
+                (0, free),
+                (4, 5),
+                textcoords="offset points",
+                color="#c0392b",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
     with whole_file(path) as partial:
         FigureCanvasAgg(figure).print_png(partial)
 
