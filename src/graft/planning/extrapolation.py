@@ -8,10 +8,12 @@ for, each time shifted by what the one before left behind.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from graft.planning.memory import KINDS, Moment
+from graft.planning.skeleton import Layer
 from graft.planning.tracing import Event, Phase, Recorder, Stored
 
 __all__ = ["course"]
@@ -77,19 +79,18 @@ def settle_kinds(recorder: Recorder) -> None:
 def _stretches(recorder: Recorder) -> Iterator[_Stretch]:
     now = [0] * len(KINDS)
     for own in recorder.held():
-        now[_PLACE[own.kind]] += own.bytes * _times(own)
+        now[_PLACE[own.kind]] += own.bytes * _times(own.layer)
     events = [event for event in recorder.events if event.stored.born is not None]
+    weights = _weights(events, recorder.phases)
     at = 0
     for index, phase in enumerate(recorder.phases):
         start, highest, top = now.copy(), now.copy(), sum(now)
         while at < len(events) and events[at].phase == index:
-            event = events[at]
+            event, weight = events[at], weights.get(at, 1)
             at += 1
             if event.change > 0 and sum(now) > top:  # what a sum in place has settled to
                 highest, top = now.copy(), sum(now)
-            now[_PLACE[event.stored.kind]] += (
-                event.change * event.stored.bytes * _weight(event, phase)
-            )
+            now[_PLACE[event.stored.kind]] += event.change * event.stored.bytes * weight
             if event.change > 0 and not event.settles and sum(now) > top:
                 highest, top = now.copy(), sum(now)
         if sum(now) > top:
@@ -97,15 +98,42 @@ def _stretches(recorder: Recorder) -> Iterator[_Stretch]:
         yield _Stretch(phase, start, highest, now.copy())
 
 
-def _weight(event: Event, phase: Phase) -> int:
-    """How many storages an event is of: the optimizer ends the gradients of all layers."""
-    born = event.stored.born
-    of_all = phase.name == "optimizer" and born is not None and born.name != "optimizer"
-    return _times(event.stored) if of_all else 1
+def _weights(events: Sequence[Event], phases: Sequence[Phase]) -> dict[int, int]:
+    """How many storages an event is of, by its index, where that is not one.
+
+    What a repeated layer has made may end where nothing is repeated. Either each of the layers has
+    left one (gradients, which the optimizer ends), or the next layer ends that of the one before,
+    and so does the repeated one that of a layer before it, as often as it is repeated: then it is
+    but the last one's.
+    """
+    handed_on: Counter[tuple[int, int, str]] = Counter()
+    left: list[int] = []
+    for index, event in enumerate(events):
+        born = event.stored.born
+        if event.change > 0 or born is None or born.layer is None:
+            continue
+        made_again, ends_again = (_times(p.layer) > 1 for p in (born, phases[event.phase]))
+        if ends_again and not made_again:
+            handed_on[_alike(event.stored)] += 1
+        elif made_again and not ends_again:
+            left.append(index)
+    weights: dict[int, int] = {}
+    for index in left:  # what is handed on ends first
+        stored = events[index].stored
+        if handed_on[_alike(stored)]:
+            handed_on[_alike(stored)] -= 1
+        elif stored.born is not None:
+            weights[index] = _times(stored.born.layer)
+    return weights
 
 
-def _times(stored: Stored) -> int:
-    return 1 if stored.layer is None else stored.layer.times
+def _alike(stored: Stored) -> tuple[int, int, str]:
+    assert stored.born is not None
+    return stored.born.batch, stored.bytes, stored.kind
+
+
+def _times(layer: Layer | None) -> int:
+    return 1 if layer is None else layer.times
 
 
 def _stood_for(stretch: _Stretch) -> tuple[int, str, int, bool] | None:

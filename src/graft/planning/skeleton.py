@@ -23,6 +23,7 @@ from graft.adapt import PeftModel
 from graft.config import PeftConfig, TaskType
 from graft.errors import PlanError
 from graft.hub import make_skeleton
+from graft.planning.quantised import quantise
 from graft.planning.setting import Setting
 
 __all__ = ["Layer", "Skeleton", "make_fake", "make_model"]
@@ -88,6 +89,13 @@ def make_model(setting: Setting) -> PeftModel:
     if setting.task_type is TaskType.SEQ_CLS and config.get_text_config().pad_token_id is None:
         config.get_text_config().pad_token_id = 0  # as `hub.load_model` sees to
     base = make_skeleton(config, setting.task_type, _name(config), setting.dtype)
+    if setting.quantised is not None:
+        if not setting.adapters:
+            raise PlanError(
+                f"A base model of {setting.quantised} bits cannot be trained whole; plan an "
+                "adapter on it, or a base model in bfloat16."
+            )
+        quantise(base, setting.task_type, setting.quantised)
     model = PeftModel(base)
     for name, given in setting.adapters.items():
         model.add_adapter(name, _unstarted(given, setting.task_type))

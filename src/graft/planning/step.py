@@ -21,6 +21,7 @@ from graft.planning.batches import make_passes
 from graft.planning.extrapolation import course
 from graft.planning.memory import Memory
 from graft.planning.operation import Operation
+from graft.planning.quantised import quantised_weights
 from graft.planning.setting import Setting
 from graft.planning.skeleton import Skeleton, make_fake, make_model
 from graft.planning.tracing import Phase, Recorder
@@ -155,10 +156,11 @@ class _Step:
     # --- what the recorder is told --------------------------------------------------------
 
     def _hold(self) -> None:
-        owners = self.skeleton.owners
+        owners, quantised = self.skeleton.owners, quantised_weights(self.model.base_model)
         for kind, module in (("weights", self.model.base_model), ("adapter", self.model.adapters)):
             for tensor in [*module.parameters(), *module.buffers()]:
-                self.recorder.hold(tensor, kind, owners.get(id(tensor)))
+                own = id(tensor)
+                self.recorder.hold(tensor, kind, owners.get(own), quantised.get(own))
 
     def _keep_state(self, optimizer: torch.optim.Optimizer) -> None:
         """What the optimizer has made now was there before any step but the first."""
@@ -202,7 +204,7 @@ class _Step:
             shown.register_hook(lambda _: self.recorder.enter(backward))
         if layer.index == layer.depth - 1:
             name = "loss" if module is self.skeleton.last else "forward"
-            self.recorder.enter(Phase(name, None, number))
+            self.recorder.enter_soon(Phase(name, None, number))
 
     def _graded(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
@@ -219,8 +221,7 @@ class _Step:
 
 @contextmanager
 def _without_garbage() -> Iterator[None]:
-    """Nothing waits for the collector of cycles to end, and it does not come in between."""
-    gc.collect()
+    """The collector of cycles does not come in between, so that a trace is what it is each time."""
     was_on = gc.isenabled()
     gc.disable()
     try:

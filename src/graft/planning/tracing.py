@@ -25,6 +25,7 @@ from graft.planning.skeleton import Layer
 __all__ = ["Event", "Phase", "Recorder", "Stored"]
 
 _SET = torch.ops.aten.set_.source_Storage_storage_offset
+_DEVICE = torch.ops.prim.device.default
 _ADD = torch.ops.aten.add.Tensor
 # By which the optimizer makes its state, in the first step alone.
 _OF_A_FIRST_STEP = {torch.ops.aten.zeros_like.default, torch.ops.aten.lift_fresh.default}
@@ -102,6 +103,7 @@ class Recorder(TorchDispatchMode):
         self.phases: list[Phase] = []
         self.events: list[Event] = []
         self.kind = ""  # of what is made now
+        self._coming: Phase | None = None
         self._layer: Layer | None = None  # whose parameters the optimizer is at
         self._alive: dict[int, tuple[Stored, Any]] = {}
         self._known: list[Stored] = []
@@ -112,8 +114,13 @@ class Recorder(TorchDispatchMode):
 
     def enter(self, phase: Phase) -> None:
         """What follows is part of `phase`."""
+        self._coming = None
         if not self.phases or self.phases[-1] != phase:
             self.phases.append(phase)
+
+    def enter_soon(self, phase: Phase) -> None:
+        """What is called from now on is part of `phase`; what ends before is not yet."""
+        self._coming = phase
 
     @property
     def phase(self) -> Phase:
@@ -130,9 +137,12 @@ class Recorder(TorchDispatchMode):
 
     # --- storages -------------------------------------------------------------------------
 
-    def hold(self, tensor: Tensor, kind: str, layer: Layer | None = None) -> None:
-        """`tensor` is there before the step."""
-        self._watch(tensor, Stored(self._size(tensor), kind, None, layer))
+    def hold(
+        self, tensor: Tensor, kind: str, layer: Layer | None = None, size: int | None = None
+    ) -> None:
+        """`tensor` is there before the step; `size` are its bytes, where they are not its own."""
+        size = self._size(tensor) if size is None else size
+        self._watch(tensor, Stored(size, kind, None, layer))
 
     def held(self) -> Iterator[Stored]:
         """What was there before the step."""
@@ -177,11 +187,13 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        if self._coming is not None:
+            self.enter(self._coming)
+        if func is _DEVICE:  # a question, asked of a fake tensor alone
+            return args[0].fake_device
         kwargs = kwargs or {}
         given = list(_tensors((args, kwargs)))
         out = self._run(func, types, args, kwargs, given)
-        if func.namespace == "prim":  # a question that a fake tensor asks
-            return out
         made = list(_tensors(out))
         layer = self.phase.layer
         if self.phase.name == "optimizer":
