@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
-.PHONY: all install test check fix pytest demo demo-base clean
+.PHONY: all install test check fix pytest bench demo demo-base clean
 all: test
 
 install: $(STAMP)
@@ -29,6 +29,13 @@ test: check pytest
 fix: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Speed and memory beside PEFT, into benchmarks/results; on an idle machine. MINUTES is for each.
+MINUTES ?= 14
+bench: install
+	for name in training generation loading parity; do \
+		$(BIN)/python -W ignore benchmarks/$$name.py --minutes $(MINUTES) || exit 1; \
+	done
 
 demo: install
 	$(BIN)/graft demo
