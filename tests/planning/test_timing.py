@@ -243,7 +243,9 @@ def time_here(operations, **more):
 
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="about the processor")
 def test_a_step_here_is_timed_and_runs_correct_it(small_step):
+    state = torch.get_rng_state()
     first = time_here(small_step)
+    assert torch.equal(torch.get_rng_state(), state)
     assert 0 < first.low < first.seconds < first.high
     assert first.tokens_per_second == pytest.approx(50 / first.seconds)
     assert first.how == "measured on this machine"

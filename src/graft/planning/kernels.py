@@ -69,6 +69,7 @@ class Kernels:
         self._least = seconds_of(_LEAST, kind) or 0.0
         self._seconds: dict[str, float | None] = {}  # with the call, which is counted elsewhere
         self.notes: dict[str, Any] = {}
+        self._written = ""
         self._read()
 
     def sum(self, operations: Sequence[Operation]) -> Summed:
@@ -76,27 +77,30 @@ class Kernels:
         large = [each for each in operations if not is_small(each)]
         guesses = {id(each): self._guess(each) * each.count for each in large}
         large.sort(key=lambda each: -guesses[id(each)])
-        wanted, whole = _SHARE * sum(guesses.values()), 0.0
+        wanted, guessed = _SHARE * sum(guesses.values()), 0.0
         timed: list[tuple[Operation, float]] = []
         rest: list[Operation] = []
         for each in large:
-            seconds = self._timed(each) if whole < wanted else self._known(_key(each))
-            whole += guesses[id(each)]
+            seconds = self._timed(each) if guessed < wanted else self._known(_key(each))
+            guessed += guesses[id(each)]
             if seconds is None:
                 rest.append(each)
             else:
                 timed.append((each, seconds))
         known = sum(seconds * each.count for each, seconds in timed)
         others = sum(self._by_rate(each, timed) * each.count for each in rest)
-        return Summed(known + others, known / (known + others) if large else 1.0)
+        whole = known + others
+        return Summed(whole, known / whole if whole else 1.0)
 
     def save(self) -> None:
         """Keep what was timed."""
         kept = dict(list(self._seconds.items())[-_KEPT:])
-        content = {
-            "about": self._about, "probe": self._probe, "notes": self.notes, "seconds": kept
-        }  # fmt: skip
-        write_text(self._file, json.dumps(content) + "\n")
+        text = json.dumps(
+            {"about": self._about, "probe": self._probe, "notes": self.notes, "seconds": kept}
+        )
+        if text != self._written:
+            write_text(self._file, text)
+            self._written = text
 
     def _timed(self, operation: Operation) -> float | None:
         key = _key(operation)

@@ -98,10 +98,9 @@ def _setting(width: int, layers: int, rows: tuple[Row, ...], kind: str) -> Setti
 def _step_seconds(setting: Setting) -> float:
     """The median of a few real steps with one batch of rows of equal length."""
     config, (rows,) = setting.config, setting.batches
-    with torch.random.fork_rng():
-        base = AutoModelForCausalLM.from_config(config, dtype=setting.dtype).to(setting.device)
-        model = get_peft_model(base, setting.adapters["default"])
-        ids = torch.randint(3, config.vocab_size, (len(rows), rows[0].tokens))
+    base = AutoModelForCausalLM.from_config(config, dtype=setting.dtype).to(setting.device)
+    model = get_peft_model(base, setting.adapters["default"])
+    ids = torch.randint(3, config.vocab_size, (len(rows), rows[0].tokens))
     model.train()
     forward = make_forward(model, setting.task_type)
     learned = [p for p in model.parameters() if p.requires_grad]

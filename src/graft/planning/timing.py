@@ -71,9 +71,10 @@ def step_time(
 
 
 def _measured(operations: Sequence[Operation], device: Device, tokens: int, fresh: int) -> StepTime:
-    kernels = _kernels(device.kind, device.name, cache_folder())
-    overhead = overhead_of(kernels)
-    summed = kernels.sum(operations)
+    with torch.random.fork_rng():  # the caller's random numbers stay what they were
+        kernels = _kernels(device.kind, device.name, cache_folder())
+        overhead = overhead_of(kernels)
+        summed = kernels.sum(operations)
     kernels.save()
     if device.kind == "cpu":
         seconds = summed.seconds + overhead.seconds(operations)
