@@ -33,6 +33,13 @@ def train(
         bool,
         typer.Option("--dry-run", help="Do all but the steps; write no output."),
     ] = False,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Keep to so much memory, such as 8GiB: adapters share passes while they fit.",
+        ),
+    ] = None,
     no_plan: Annotated[
         bool, typer.Option("--no-plan", help="Do not plan memory and time before it starts.")
     ] = False,
@@ -46,6 +53,8 @@ def train(
     from graft.training.setup import check_places
 
     check_places(config, resume)
+    if max_memory is not None:
+        config = _within(config, max_memory)
     if dry_run:
         _rehearse(config, resume)
         return
@@ -76,6 +85,17 @@ def train(
     )
     if result.failures:
         raise RuntimeError(f"These adapters left the run: {', '.join(result.failures)}.")
+
+
+def _within(config: RunConfig, size: str) -> RunConfig:
+    from dataclasses import replace
+
+    from graft.planning.device import parse_bytes, this_device
+    from graft.planning.sharing import within_memory
+
+    device = this_device()
+    free = min(parse_bytes(size), device.free_bytes)
+    return within_memory(config, replace(device, free_bytes=free))
 
 
 def _planned(config: RunConfig, tell: Callable[[str], None]) -> Plan | None:

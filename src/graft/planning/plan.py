@@ -167,20 +167,28 @@ def is_run_file(source: str | Path) -> bool:
     return Path(source).suffix.lower() in (".yaml", ".yml")
 
 
-def plan_of_run(config: RunConfig, tell: Tell | None = None) -> Plan | None:
+def plan_of_run(
+    config: RunConfig,
+    tell: Tell | None = None,
+    device: Device | None = None,
+    timed: bool = True,
+) -> Plan | None:
     """The plan of a run that is about to start, without its alternatives.
 
     Args:
         config: The run.
         tell: Hears, in a line, what takes long, and why there is no plan.
+        device: Where it is to run; None: here.
+        timed: Whether it is to say how long a step takes.
 
     Returns:
         None where it cannot be planned.
     """
     told = tell or (lambda text: None)
     try:
-        asked = question_of_run(config, config.base_model, this_device(), tell=tell)
-        return _answer(replace(asked, bases=(asked.base,)), exact=False, alone=True)
+        there = device or this_device()
+        asked = question_of_run(config, config.base_model, there, tell=tell)
+        return _answer(replace(asked, bases=(asked.base,)), exact=False, alone=True, timed=timed)
     except PlanError as error:
         told(f"no plan: {error}")
     except GraftError:
@@ -209,13 +217,13 @@ def _methods(method: str | Sequence[str] | None) -> tuple[str, ...]:
     return (*method_names(), FULL) if "all" in names else tuple(dict.fromkeys(names))
 
 
-def _answer(asked: Question, exact: bool, alone: bool = False) -> Plan:
-    """Plan what is asked; `alone` leaves out all other ways of doing it."""
+def _answer(asked: Question, exact: bool, alone: bool = False, timed: bool = True) -> Plan:
+    """Plan what is asked; `alone` leaves out all other ways of doing it, `timed` says the time."""
     planner = Planner(
         asked.config, asked.task_type, asked.rows, asked.device, asked.num_labels, exact
     )
     own = Way(asked.base, asked.gradient_checkpointing)
-    cases = tuple(planner.case(learner, own) for learner in asked.learners)
+    cases = tuple(planner.case(learner, own, timed) for learner in asked.learners)
     works = next((case for case in cases if case.problem is None), None)
     if works is None:
         assert cases[0].error is not None
