@@ -18,9 +18,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import training
 from report import Clock, ratios, save, spread
 from shapes import SHAPES, adapter_config, make_model, make_rows
+
+import training
 
 METHODS = ("lora", "ia3", "bitfit", "prompt_tuning", "p_tuning", "prefix_tuning")
 Job = dict[str, Any]
@@ -57,7 +58,7 @@ def measure(job: Job) -> dict[str, Any]:
 
     collate = Collator(None, TaskType.CAUSAL_LM)
     fit(model, runs, collate, task_type=TaskType.CAUSAL_LM, callbacks=[Rounds()])
-    found = meter.result([], [])
+    found = meter.result(0, [], [])
     return {"seconds": found["seconds_per_step"], "peak_bytes": found["peak_bytes"]}
 
 
@@ -140,7 +141,8 @@ def table(records: list[dict[str, Any]]) -> list[str]:
         own = [r for r in records if (r["count"], r["batch"]) == (count, batch)]
         for runner in dict.fromkeys(r["runner"] for r in own if r["runner"] != "together"):
             time, peak = (
-                spread(ratios(own, "together", runner, figure)) for figure in ("seconds", "peak_bytes")
+                spread(ratios(own, "together", runner, figure))
+                for figure in ("seconds", "peak_bytes")
             )
             lines.append(f"| {count} | {batch} | {runner} | {time} | {peak} |")
     return lines

@@ -49,7 +49,7 @@ TINY = {  # the same layers, of a size that costs nothing
     "qwen3": {"hidden_size": 32, "intermediate_size": 16, "head_dim": 2, "vocab_size": 64},
     "gpt2": {"n_embd": 24, "vocab_size": 64},
 }
-BATCH, WARM_UP = 8, 1
+WARM_UP = 1
 Job = dict[str, Any]
 
 
@@ -64,7 +64,7 @@ def measure(job: Job) -> dict[str, Any]:
     bf16 = job["dtype"] == "bf16" and job["runner"] != "peft-autocast"
     model = make_model(job["model"], bf16, **(TINY[job["model"]] if tiny else {}))
     rows = job["rows"] or make_rows(
-        BATCH * (job["steps"] + WARM_UP), model.config.vocab_size, job["equal"]
+        job["batch"] * (job["steps"] + WARM_UP), model.config.vocab_size, job["equal"]
     )
     if tiny:
         rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3]} for _ in rows]
@@ -97,7 +97,7 @@ def with_graft(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
         pad_token_id, eos_token_id = 0, 0
 
     settings = TrainConfig(
-        per_device_train_batch_size=BATCH,
+        per_device_train_batch_size=job["batch"],
         learning_rate=1e-4,
         logging_steps=1,
         gradient_checkpointing=job["checkpointing"],
@@ -106,7 +106,7 @@ def with_graft(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
     collate = Collator(Pads(), TaskType.CAUSAL_LM)
     found = fit(adapted, run, collate, task_type=TaskType.CAUSAL_LM, callbacks=[Clock()])[""]
     losses = [record["loss"] for record in found.records if "loss" in record]
-    return clock.result(in_order(rows), losses)
+    return clock.result(job["batch"], in_order(rows, job["batch"]), losses)
 
 
 def leave_out(trick: str, model: Any) -> None:
@@ -134,10 +134,10 @@ def without_adapter(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
     hook = model.get_input_embeddings().register_forward_hook
     hook(lambda module, args, out: out.requires_grad_())
     clock = Meter()
-    for start in range(0, len(rows), BATCH):
-        model(**padded(rows[start : start + BATCH])).loss.backward()
+    for start in range(0, len(rows), job["batch"]):
+        model(**padded(rows[start : start + job["batch"]])).loss.backward()
         clock.step()
-    return clock.result(rows, [])
+    return clock.result(job["batch"], rows, [])
 
 
 def with_trainer(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
@@ -147,7 +147,7 @@ def with_trainer(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
     import torch
     import transformers
 
-    rows = in_order(rows)
+    rows = in_order(rows, job["batch"])
 
     class InOrder(transformers.Trainer):
         def _get_train_sampler(self, *args: Any) -> Any:
@@ -158,7 +158,7 @@ def with_trainer(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
         trainer = InOrder(
             model=peft.get_peft_model(model, adapter_config(peft, job["model"], job["method"])),
             args=transformers.TrainingArguments(
-                **trainer_settings(job, folder), per_device_train_batch_size=BATCH
+                **trainer_settings(job, folder), per_device_train_batch_size=job["batch"]
             ),
             train_dataset=rows,
             data_collator=padded,
@@ -166,7 +166,7 @@ def with_trainer(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
         )
         trainer.train()
     losses = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    return meter.result(rows, losses)
+    return meter.result(job["batch"], rows, losses)
 
 
 def with_trl(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
@@ -177,9 +177,9 @@ def with_trl(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
     import trl
 
     meter = Meter()
-    rows = in_order(rows)
+    rows = in_order(rows, job["batch"])
     # A packed row holds about as many tokens as a batch.
-    longest = BATCH * sum(LENGTHS) // len(LENGTHS)
+    longest = job["batch"] * sum(LENGTHS) // len(LENGTHS)
     with tempfile.TemporaryDirectory() as folder:
         trainer = trl.SFTTrainer(
             model=model,
@@ -197,7 +197,7 @@ def with_trl(job: Job, model: Any, rows: list[Any]) -> dict[str, Any]:
         packed = trainer.train_dataset
         trainer.train()
     tokens = sum(len(row["input_ids"]) for row in packed)
-    found = meter.result([], [])
+    found = meter.result(0, [], [])
     # The order of the packed rows is TRL's own: their mean stands for each.
     per_step = tokens / len(meter.marks)
     return {**found, "tokens_per_second": per_step / found["seconds_per_step"]}
@@ -265,10 +265,10 @@ class Meter:
     def step(self) -> None:
         self.marks.append(time.perf_counter())
 
-    def result(self, rows: list[Any], losses: list[float]) -> dict[str, Any]:
+    def result(self, batch: int, rows: list[Any], losses: list[float]) -> dict[str, Any]:
         status = Path("/proc/self/status").read_text().splitlines()
         peak = next(line for line in status if line.startswith("VmHWM:"))
-        counted = rows[BATCH * WARM_UP : BATCH * len(self.marks)]
+        counted = rows[batch * WARM_UP : batch * len(self.marks)]
         tokens = sum(len(row["input_ids"]) for row in counted)
         seconds = self.marks[-1] - self.marks[WARM_UP - 1]
         return {
@@ -280,12 +280,12 @@ class Meter:
         }
 
 
-def in_order(rows: list[Any]) -> list[Any]:
+def in_order(rows: list[Any], batch: int) -> list[Any]:
     """The rows as graft's first epoch takes them."""
     from graft.training.batches import Order
     from graft.training.config import TrainConfig
 
-    order = Order(len(rows), BATCH, TrainConfig().seed)
+    order = Order(len(rows), batch, TrainConfig().seed)
     return [rows[i] for step in range(order.steps_per_epoch) for i in order.step(step)]
 
 
@@ -296,9 +296,9 @@ def gemm_limit(job: Job) -> dict[str, Any]:
 
     dtype = torch.bfloat16 if job["dtype"] == "bf16" else torch.float32
     model = make_model(job["model"], bf16=True)
-    rows = job["rows"] or make_rows(BATCH * 8, model.config.vocab_size, job["equal"])
-    tokens = BATCH * sum(len(row["input_ids"]) for row in rows) // len(rows)
-    labels = BATCH * sum(n != -100 for row in rows for n in row["labels"]) // len(rows)
+    rows = job["rows"] or make_rows(job["batch"] * 8, model.config.vocab_size, job["equal"])
+    tokens = job["batch"] * sum(len(row["input_ids"]) for row in rows) // len(rows)
+    labels = job["batch"] * sum(n != -100 for row in rows for n in row["labels"]) // len(rows)
     head = model.get_output_embeddings()
     shapes = Counter()
     for module in model.modules():
@@ -349,10 +349,11 @@ def compare(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     )
     rows = []
     if arguments.rows:
-        count = BATCH * (arguments.steps + WARM_UP)
+        count = arguments.batch * (arguments.steps + WARM_UP)
         rows = read_rows(arguments.rows, arguments.tokenizer, count)
-    shared = {"steps": arguments.steps, "rows": rows, "equal": arguments.equal,
-              "checkpointing": arguments.checkpointing}  # fmt: skip
+    shared: Job = {"rows": rows} | {
+        name: getattr(arguments, name) for name in ("steps", "batch", "equal", "checkpointing")
+    }
 
     def add(number: int, key: Job, runner: str) -> None:
         job = {**shared, **key, "runner": runner}
@@ -472,6 +473,7 @@ def main() -> None:
     parser.add_argument("--runners", default="graft,peft,peft-tuned")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=8, help="rows of a batch")
     parser.add_argument("--equal", action="store_true", help="rows of equal length")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--rows", help="a data file, in place of random ids")
