@@ -31,6 +31,8 @@ from graft.data.template import IGNORED
 from graft.errors import CheckpointError, ConfigError, DataError, GraftError
 from graft.inference import Conversation, Predictor, Sampling
 from graft.inference.streaming import TextPieces, decoded
+from graft.training import precision
+from graft.training.precision import Hardware
 from graft.training.run import train
 from graft.training.runfile import parse_run_config
 from tiny import CHAT_TEMPLATE, SENTENCES, make_tokenizer, save_adapter, tiny_llama
@@ -90,6 +92,21 @@ def test_answers_are_those_of_base_and_adapter(base_folder, tmp_path, method):
     assert [answer.text for answer in answers] == [tokenizer.decode(ids) for ids in wanted]
     if method == "lora":  # the adapter does matter
         assert wanted != [greedy(base, tokenizer(p)["input_ids"], 12, [2]) for p in PROMPTS]
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("gains", [True, False])
+def test_half_precision_on_a_processor_that_gains_from_it(
+    base_folder, tmp_path, monkeypatch, stored, gains
+):
+    base = shutil.copytree(base_folder, tmp_path / "base")
+    tiny_llama().to(stored).save_pretrained(base)
+    adapter = save_adapter(tmp_path / "adapter", base, CONFIGS["lora"])
+    monkeypatch.setattr(precision, "this_hardware", lambda kind: Hardware(kind, bf16=gains))
+    monkeypatch.setattr(precision, "_NARROW", 0)
+    model = Predictor.load(adapter, device=torch.device("cpu")).model
+    expected = torch.bfloat16 if gains and stored is torch.bfloat16 else torch.float32
+    assert model.base_model.dtype == expected
 
 
 def test_an_answer_ends_where_it_was_trained_to(lora):

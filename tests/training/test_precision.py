@@ -41,21 +41,20 @@ def test_hardware_and_width_decide(width, hardware, bf16, reason):
     ids=lambda config: config.model_type,
 )
 def test_the_width_is_found_whatever_a_config_calls_it(config, monkeypatch):
-    monkeypatch.setattr(precision, "this_hardware", lambda: WITH)
+    monkeypatch.setattr(precision, "this_hardware", lambda kind: WITH)
     assert base_in_bf16(None, config)[0]
     name = {"llama": "hidden_size", "gpt2": "n_embd", "t5": "d_model"}[config.model_type]
     setattr(config, name, 128)
     assert not base_in_bf16(None, config)[0]
 
 
-@pytest.mark.skipif(torch.accelerator.is_available(), reason="about processors")
 def test_a_processor_computes_in_bf16_where_torch_names_units_for_it(monkeypatch):
     def capable(**found):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
-        return this_hardware()
+        return this_hardware("cpu")
 
     assert capable(avx512_bf16=True) == Hardware("the processor (AVX512-BF16)", bf16=True)
     assert capable(amx_bf16=True, avx512_bf16=True).name == "the processor (AMX)"
     assert not capable(avx512_bf16=False, avx2=True).bf16
     monkeypatch.delattr(torch.cpu, "get_capabilities")
-    assert not this_hardware().bf16
+    assert not this_hardware("cpu").bf16

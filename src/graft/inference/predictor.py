@@ -32,6 +32,7 @@ from graft.errors import ConfigError, DataError
 from graft.hub import load_tokenizer, positions_of
 from graft.inference.sampling import Sampling
 from graft.inference.streaming import TextPieces, decoded
+from graft.training.precision import base_in_bf16
 
 __all__ = ["GENERATES", "Answer", "Extract", "Predictor"]
 
@@ -104,7 +105,8 @@ class Predictor:
         Args:
             source: Folder of the adapter, or its id on a hub.
             base_model: The base model, where the adapter's name for it does not lead there.
-            dtype: Of the base model; None takes float32 on a CPU, else that of its files.
+            dtype: Of the base model; None takes that of its files, but float32 on a CPU that gains
+                nothing from bfloat16.
             device: None takes an accelerator where there is one.
 
         Raises:
@@ -114,9 +116,9 @@ class Predictor:
         folder = adapter_folder(source)
         config = PeftConfig.from_pretrained(folder)
         device = device or torch.accelerator.current_accelerator() or torch.device("cpu")
-        if dtype is None and device.type == "cpu":
-            dtype = torch.float32  # half precision is slow there, or not computed at all
         model = AutoPeftModel.from_pretrained(folder, base_model=base_model, dtype=dtype)
+        if dtype is None and device.type == "cpu":
+            model.base_model.to(_on_cpu(model.base_model))
         assert config.task_type is not None  # AutoPeftModel asks for it
         if (folder / "tokenizer_config.json").is_file():
             tokenizer = load_tokenizer(str(folder))
@@ -363,3 +365,9 @@ def _stop_ids(
         with suppress(DataError):  # a template that cannot be trained on: the others remain
             ends.append(encoder.encode(encoder.conversation(turns))[-1].input_ids[-1])
     return sorted({token for token in ends if isinstance(token, int)})
+
+
+def _on_cpu(base: Any) -> torch.dtype:
+    """In what to hold `base` on a CPU: half precision is slow there, or fast."""
+    halves = base.dtype == torch.bfloat16 and base_in_bf16(None, base.config, "cpu")[0]
+    return torch.bfloat16 if halves else torch.float32

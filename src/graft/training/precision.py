@@ -31,14 +31,18 @@ class Hardware:
     bf16: bool
 
 
-def base_in_bf16(wanted: bool | None, base: PreTrainedConfig) -> tuple[bool, str]:
+def base_in_bf16(
+    wanted: bool | None, base: PreTrainedConfig, kind: str | None = None
+) -> tuple[bool, str]:
     """Whether to hold the base model in bfloat16 on this machine, and why.
 
     Args:
         wanted: What the run file says; None where it says nothing.
         base: The base model's config.
+        kind: Of device; None: the accelerator, where there is one.
     """
-    return decide(wanted, getattr(base.get_text_config(), "hidden_size", None), this_hardware())
+    width = getattr(base.get_text_config(), "hidden_size", None)
+    return decide(wanted, width, this_hardware(kind))
 
 
 def decide(wanted: bool | None, width: int | None, hardware: Hardware) -> tuple[bool, str]:
@@ -58,14 +62,15 @@ def decide(wanted: bool | None, width: int | None, hardware: Hardware) -> tuple[
     return True, f"{hardware.name} computes in it"
 
 
-def this_hardware() -> Hardware:
-    """Where a run of this process computes."""
-    if torch.cuda.is_available():
+def this_hardware(kind: str | None = None) -> Hardware:
+    """Where a run of this process computes; `kind` of device, None: the best there is."""
+    other = torch.accelerator.current_accelerator()
+    kind = kind or (other.type if other is not None else "cpu")
+    if kind == "cuda":
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         return Hardware(torch.cuda.get_device_name(), bf16)
-    other = torch.accelerator.current_accelerator()
-    if other is not None:
-        return Hardware(f"{other.type} as far as measured", False)
+    if kind != "cpu":
+        return Hardware(f"{kind} as far as measured", False)
     if not torch.backends.mkldnn.is_available():
         return Hardware("this build of torch", False)
     known = getattr(torch.cpu, "get_capabilities", dict)()  # not in every torch
