@@ -106,7 +106,8 @@ class Case:
         architecture: Of `ARCHITECTURES`.
         adapters: Method and fields by name; none: full fine-tuning.
         rows: Tokens of each row of an adapter's step.
-        passes: Batches that these rows are split into.
+        passes: Batches that these rows are split into; they are then of one length, as each step
+            splits them anew.
         dtype: `fp32` or `bf16`.
         checkpointing: Whether activations are computed again.
         quick: Whether it is one of the few.
@@ -156,8 +157,8 @@ def cases() -> list[Case]:
         Case("llama lora, a long row", "llama", {"a": LORA}, rows=(700, 20, 30, 40)),
         Case("qwen3 lora, short rows", "qwen3", {"a": LORA}, rows=(24, 11, 9, 31, 16, 20) * 4),
         Case("bert lora, a long row", "bert", {"a": LORA}, rows=(300, 20, 30, 40)),
-        Case("llama lora, 2 passes", "llama", {"a": LORA}, passes=2),
-        Case("gpt2 full, 2 passes", "gpt2", passes=2),
+        Case("llama lora, 2 passes", "llama", {"a": LORA}, rows=(96,) * 8, passes=2),
+        Case("gpt2 full, 2 passes", "gpt2", rows=(96,) * 8, passes=2),
         Case("llama, two lora together", "llama", {"a": LORA, "b": LINEAR}, rows=MIXED[:4],
              quick=True),
         Case("llama, six methods together", "llama",
@@ -571,6 +572,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Planned against measured, bytes on the left and seconds on the right."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     good = [record for record in records if "failed" not in record]
     figure = Figure(figsize=(10, 4.6), layout="constrained")
@@ -594,6 +596,10 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
         low, high = min(axes.dataLim.min), max(axes.dataLim.max)
         axes.plot([low, high], [low, high], color="black", linewidth=0.8, label="as measured")
         axes.set(xscale="log", yscale="log", xlabel=f"measured {what}", ylabel=f"planned {what}")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(f"Planned and measured steps, {len(good)} settings")
