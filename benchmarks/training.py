@@ -116,7 +116,7 @@ def leave_out(trick: str, model: Any) -> None:
     from graft.training import forward, loop
 
     if trick == "packing":
-        loop.make_forward = lambda model, task: forward._Padded(model, task, "left out")
+        loop.make_forward = lambda model, task: forward.Padded(model, task, "left out")
     elif trick == "fusing":
         Site.fuses = False
     elif trick == "chunks":

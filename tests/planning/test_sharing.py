@@ -24,7 +24,11 @@ def run(base_folder, tmp_path) -> RunConfig:
             "task_type": "CAUSAL_LM",
             "adapters": {name: {"method": "lora"} for name in "abcd"},
             "data": {"train": str(rows), "max_rows": 3},
-            "train": {"output_dir": str(tmp_path / "out"), "max_steps": 1, "per_device_train_batch_size": 1},
+            "train": {
+                "output_dir": str(tmp_path / "out"),
+                "max_steps": 1,
+                "per_device_train_batch_size": 1,
+            },
         }
     )
 
