@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,17 +17,18 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 
-from graft.errors import PlanError, did_you_mean
+from graft.errors import GraftError, PlanError, did_you_mean
+from graft.packing import Unpackable
 from graft.planning.batches import make_passes
 from graft.planning.extrapolation import course
 from graft.planning.memory import Memory
 from graft.planning.operation import Operation
 from graft.planning.quantised import quantised_weights
 from graft.planning.setting import Setting
-from graft.planning.skeleton import Skeleton, make_fake, make_model
+from graft.planning.skeleton import Layer, Skeleton, make_fake, make_model
 from graft.planning.tracing import Phase, Recorder
 from graft.training.config import TrainConfig
-from graft.training.forward import Forward, Part, make_forward, without_dropout
+from graft.training.forward import Forward, Padded, Part, make_forward, without_dropout
 from graft.training.optimizer import make_optimizer, trainable_parameters
 
 __all__ = ["Trace", "trace_step"]
@@ -67,25 +69,44 @@ def trace_step(setting: Setting, exact: bool = False) -> Trace:
         GraftError: A config that describes no model, or an adapter that it cannot have.
     """
     _check(setting)
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
-    skeleton = make_fake(make_model(setting), fake, exact)
-    forward = make_forward(skeleton.model, setting.task_type, setting.device, proven=False)
-    step = _Step(setting, skeleton, forward, fake)
-    try:
-        step.run()
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
-        raise PlanError(
-            f"{type(skeleton.model.base_model).__name__} decides by its numbers what it computes "
-            f"({error.func}), so its step cannot be planned from a config."
-        ) from None
+    step = _taken(setting, exact)
     return Trace(
         Memory.of(course(step.recorder)),
         step.recorder.operations(),
-        not forward.pads,
-        forward.how,
-        skeleton.parameters,
-        skeleton.trainable,
+        not step.forward.pads,
+        step.forward.how,
+        step.skeleton.parameters,
+        step.skeleton.trainable,
     )
+
+
+def _taken(setting: Setting, exact: bool, reason: str | None = None) -> _Step:
+    """The step, taken; on padded rows where there is a reason."""
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    skeleton = make_fake(make_model(setting), fake, exact)
+    model = skeleton.model
+    name = type(model.base_model).__name__
+    if reason is None:
+        forward = make_forward(model, setting.task_type, setting.device, proven=False)
+    else:
+        forward = Padded(model, setting.task_type, reason)
+    step = _Step(setting, skeleton, forward, fake)
+    try:
+        step.run()
+    except Unpackable as error:
+        return _taken(setting, exact, str(error))
+    except GraftError:
+        raise
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise PlanError(
+            f"{name} decides by its numbers what it computes ({error.func}), so its step cannot be "
+            "planned from a config."
+        ) from None
+    except Exception as error:  # whatever code of a model's own makes of such tensors
+        if forward.pads:
+            raise PlanError(f"{name} does not run without numbers: {error}") from error
+        return _taken(setting, exact, f"{name} does not run on packed rows")
+    return step
 
 
 def _check(setting: Setting) -> None:
@@ -124,7 +145,8 @@ class _Step:
             self.model.gradient_checkpointing_enable()
         passes = make_passes(self.setting, base.config)
         learners = self._learners()
-        self._hold()
+        parts = itertools.chain.from_iterable(passes)
+        self._hold(tensor for part in parts for tensor in part.batch.inputs.values())
         with _without_garbage(), without_dropout(self.model), self._watching(), self.recorder:
             for self._pass, parts in enumerate(passes):
                 self._backward(parts)
@@ -155,12 +177,14 @@ class _Step:
 
     # --- what the recorder is told --------------------------------------------------------
 
-    def _hold(self) -> None:
+    def _hold(self, inputs: Iterable[Tensor]) -> None:
         owners, quantised = self.skeleton.owners, quantised_weights(self.model.base_model)
         for kind, module in (("weights", self.model.base_model), ("adapter", self.model.adapters)):
             for tensor in [*module.parameters(), *module.buffers()]:
                 own = id(tensor)
                 self.recorder.hold(tensor, kind, owners.get(own), quantised.get(own))
+        for tensor in inputs:
+            self.recorder.hold(tensor, "workspace")
 
     def _keep_state(self, optimizer: torch.optim.Optimizer) -> None:
         """What the optimizer has made now was there before any step but the first."""
@@ -175,13 +199,16 @@ class _Step:
         with ExitStack() as stack:
             for module in self.skeleton.layers:
                 before = module.register_forward_pre_hook(self._before)
-                after = module.register_forward_hook(self._after, always_call=True)
+                after = module.register_forward_hook(self._after)
                 stack.callback(before.remove)
                 stack.callback(after.remove)
             for parameter in self.model.parameters():
                 if parameter.requires_grad:
                     handle = parameter.register_post_accumulate_grad_hook(self._graded)
                     stack.callback(handle.remove)
+            router = vars(self.model.router)
+            router["checkpoint_contexts"] = self._contexts(self.model.router.checkpoint_contexts)
+            stack.callback(router.pop, "checkpoint_contexts")
             for owner, name in ((self.model, "compose"), (self.model._composer, "forward_inputs")):
                 if owner is not None:
                     vars(owner)[name] = self._making_prefix(getattr(owner, name))
@@ -189,22 +216,37 @@ class _Step:
             yield
 
     def _before(self, module: nn.Module, args: Any) -> None:
-        again = self.recorder.phase.name in ("backward", "recomputation")
-        name = "recomputation" if again else "forward"
-        self.recorder.enter(Phase(name, self.skeleton.layers[module], self._pass))
+        self.recorder.enter(Phase("forward", self.skeleton.layers[module], self._pass))
 
     def _after(self, module: nn.Module, args: Any, out: Any) -> None:
         layer, number = self.skeleton.layers[module], self._pass
-        backward = Phase("backward", layer, number)
-        if self.recorder.phase.name == "recomputation":
-            self.recorder.enter(backward)
-            return
         shown = out[0] if isinstance(out, tuple) else out
         if isinstance(shown, Tensor) and shown.requires_grad:
-            shown.register_hook(lambda _: self.recorder.enter(backward))
+            shown.register_hook(lambda _: self.recorder.enter(Phase("backward", layer, number)))
         if layer.index == layer.depth - 1:
             name = "loss" if module is self.skeleton.last else "forward"
             self.recorder.enter_soon(Phase(name, None, number))
+
+    def _contexts(self, own: Any) -> Any:
+        """The contexts of a checkpointed layer, of which the second is that of its recomputation.
+
+        Hooks of a layer do not run again with it.
+        """
+
+        @contextmanager
+        def again(layer: Layer | None, number: int, inner: Any) -> Iterator[None]:
+            self.recorder.enter(Phase("recomputation", layer, number))
+            try:  # it is broken off once it has made what is needed
+                with inner:
+                    yield
+            finally:
+                self.recorder.enter(Phase("backward", layer, number))
+
+        def contexts() -> Any:
+            forward, recomputation = own()
+            return forward, again(self.recorder.phase.layer, self._pass, recomputation)
+
+        return contexts
 
     def _graded(self, parameter: Tensor) -> None:
         assert parameter.grad is not None

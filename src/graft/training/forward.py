@@ -30,7 +30,7 @@ from graft.packing import (
 from graft.training.batches import Batch, joined
 from graft.training.losses import summed_loss
 
-__all__ = ["Forward", "Part", "make_forward", "without_dropout"]
+__all__ = ["Forward", "Padded", "Part", "make_forward", "without_dropout"]
 
 
 @dataclass(frozen=True)
@@ -97,13 +97,13 @@ def make_forward(
     kind = kind or next(model.base_model.parameters()).device.type
     if kind != "cpu":
         # Segments are attended to one by one: on a GPU that may cost more than padding.
-        return _Padded(model, task_type, f"packing has not been measured on {kind}")
+        return Padded(model, task_type, f"packing has not been measured on {kind}")
     try:
         if task_type in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM):
             return _Rows(proven_forward(model) if proven else packed_forward(model), task_type)
         return _Layers(proven_layers(model) if proven else PackedLayers(model), task_type)
     except Unpackable as reason:
-        return _Padded(model, task_type, str(reason))
+        return Padded(model, task_type, str(reason))
 
 
 class _Rows(Forward):
@@ -133,7 +133,7 @@ class _Rows(Forward):
         return total, [own.sum() * part.weight for own, part in shares]
 
 
-class _Padded(Forward):
+class Padded(Forward):
     """Rows as long as the longest one: whatever cannot be packed."""
 
     pads = True
@@ -158,7 +158,7 @@ class _Padded(Forward):
         return self.model(**inputs, adapter_names=names)
 
 
-class _Layers(_Padded):
+class _Layers(Padded):
     """Layers see packed rows, what is in front of them and behind padded ones."""
 
     pads = False  # what grows with the longest row is small
