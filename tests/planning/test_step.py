@@ -59,7 +59,6 @@ def together():
 
 SETTINGS = {
     "llama-lora-bf16": lambda: setting(llama(), "lora", dtype=torch.bfloat16),
-    "llama-full-checkpointed": lambda: setting(llama(), "full", gradient_checkpointing=True),
     "llama-accumulated": lambda: replace(
         setting(llama(), "ia3"), batches=((Row(60, 50), Row(60, 50)),) * 2
     ),
@@ -68,7 +67,7 @@ SETTINGS = {
     "gemma2-bitfit": lambda: setting(gemma2(), "bitfit"),
     "gpt2-prompt": lambda: setting(gpt2(), "prompt"),
     "bert-lora": lambda: setting(bert(), "lora", CLASSES),
-    "t5-lora": lambda: setting(t5(), "lora", PAIRS),
+    "t5-full-checkpointed": lambda: setting(t5(), "full", PAIRS, gradient_checkpointing=True),
 }
 # Products in bfloat16 rearrange their factors in memory of their own, which shows where they are
 # small.

@@ -6,11 +6,13 @@ positions: code that counts and looks up runs as it does in training.
 
 from __future__ import annotations
 
+import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ from graft.planning.skeleton import Layer
 __all__ = ["Event", "Phase", "Recorder", "Stored"]
 
 _SET = torch.ops.aten.set_.source_Storage_storage_offset
+_WRAPPERS = {"_fn", "inner"}  # of torch's around a dispatch mode
 _DEVICE = torch.ops.prim.device.default
 _ADD = torch.ops.aten.add.Tensor
 # By which the optimizer makes its state, in the first step alone.
@@ -199,7 +202,7 @@ class Recorder(TorchDispatchMode):
         if self.phase.name == "optimizer":
             owners = [own for own in map(self._stored, given) if own is not None]
             self._layer = layer = owners[0].layer if owners else self._layer
-        settles = func is _ADD and _is_sum_of_gradients(given)
+        settles = func is _ADD and _is_sum_of_gradients(given, sys._getframe(1))
         for tensor in made:
             wide = tensor.is_floating_point() and tensor.shape[-1:] == (self.vocabulary,)
             stored = Stored(self._size(tensor), self.kind, self.phase, layer, wide)
@@ -241,16 +244,18 @@ class Recorder(TorchDispatchMode):
         )
 
 
-def _is_sum_of_gradients(given: list[Tensor]) -> bool:
-    """Whether autograd itself is adding up gradients: between nodes, not inside one.
+def _is_sum_of_gradients(given: list[Tensor], caller: FrameType | None) -> bool:
+    """Whether autograd itself is adding up gradients, and not a function that it calls.
 
-    It adds in place where nobody else has the first one. Tensors that are watched it never adds to
+    It adds in place where nobody else has the first one. To tensors that are watched it never adds
     in place, so the sum is a new storage here; the first one's ends right after it.
     """
+    while caller is not None and caller.f_code.co_name in _WRAPPERS:
+        caller = caller.f_back
     return (
-        len(given) == 2
-        and torch._C._current_graph_task_id() != -1
-        and torch._C._current_autograd_node() is None
+        caller is not None
+        and caller.f_code.co_name == "_engine_run_backward"
+        and len(given) == 2
         and given[0].untyped_storage().nbytes() == given[0].numel() * given[0].element_size()
     )
 
