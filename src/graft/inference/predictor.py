@@ -117,7 +117,8 @@ class Predictor:
         config = PeftConfig.from_pretrained(folder)
         device = device or torch.accelerator.current_accelerator() or torch.device("cpu")
         model = AutoPeftModel.from_pretrained(folder, base_model=base_model, dtype=dtype)
-        if dtype is None and device.type == "cpu":
+        quantised = getattr(model.base_model, "hf_quantizer", None) is not None
+        if dtype is None and device.type == "cpu" and not quantised:
             model.base_model.to(_on_cpu(model.base_model))
         assert config.task_type is not None  # AutoPeftModel asks for it
         if (folder / "tokenizer_config.json").is_file():

@@ -119,7 +119,7 @@ class LanguageHead:
         def head(hidden: Tensor) -> Tensor:
             shown.append(hidden[None])
             with self.model.router.use([RowGroup(slice(0, 1), adapters)]):
-                return self.base(**self.inputs(hidden), return_dict=True).logits[0]
+                return self.base(**self.inputs(hidden), return_dict=True).logits.squeeze(0)
 
         own = self.backbone.__dict__.get("forward")
         self.backbone.forward = stand_in

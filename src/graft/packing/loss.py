@@ -14,6 +14,8 @@ from torch import Tensor
 
 __all__ = ["Head", "chunked_cross_entropy"]
 
+_BLOCK = 2**22  # bytes of logits in fp32 that are at hand at once
+
 Head = Callable[[Tensor], Tensor]  # hidden states [M, D] -> logits [M, V]
 
 
@@ -61,17 +63,12 @@ class _Chunked(torch.autograd.Function):
             with torch.set_grad_enabled(wanted):
                 piece = hidden[chunk].detach().requires_grad_(wanted)
                 logits = head(piece)
-            wide = torch.promote_types(logits.dtype, torch.float32)
-            own = labels[chunk, None]
-            p = torch.log_softmax(logits.detach(), -1, dtype=wide)  # [m, V]
-            losses.append(-p.gather(1, own)[:, 0])
+            own, slope = _softmax(logits.detach(), labels[chunk], weights[chunk], wanted)
+            losses.append(own)
             if grad is None:
                 continue
-            # The gradient of the logits: softmax, less 1 at the label.
-            p.exp_().scatter_add_(1, own, p.new_full((1, 1), -1.0).expand(own.shape))
-            p *= weights[chunk, None]
             grad[chunk], *more = torch.autograd.grad(
-                logits, [piece, *parameters], p.to(logits.dtype), allow_unused=True
+                logits, [piece, *parameters], slope, allow_unused=True
             )
             for own, given in zip(sums, more, strict=True):
                 if given is not None:
@@ -93,3 +90,24 @@ class _Chunked(torch.autograd.Function):
             None,
             *(own * upstream.to(own.dtype) for own in sums),
         )
+
+
+def _softmax(
+    logits: Tensor, labels: Tensor, weights: Tensor, wanted: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Of logits [m, V] each label's cross entropy [m], and the gradient of their weighted sum.
+
+    A few rows at a time, which stay in a processor's cache: it is memory that is slow here.
+    """
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    out = torch.empty_like(logits) if wanted else None
+    losses, size = [], max(_BLOCK // (4 * logits.shape[1]), 16)
+    for at in range(0, len(logits), size):
+        rows = slice(at, at + size)
+        own = labels[rows, None]
+        p = torch.log_softmax(logits[rows], -1, dtype=wide)
+        losses.append(-p.gather(1, own)[:, 0])
+        if out is not None:  # softmax, less 1 at the label
+            p.exp_().scatter_add_(1, own, p.new_full((1, 1), -1.0).expand(own.shape))
+            out[rows] = p.mul_(weights[rows, None])
+    return torch.cat(losses), out
