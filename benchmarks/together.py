@@ -165,7 +165,7 @@ def main() -> None:
     arguments = parser.parse_args()
     records = compare(arguments)
     print("\n".join(table(records)))
-    given = {key: str(value) for key, value in vars(arguments).items()}
+    given = {key: value for key, value in vars(arguments).items() if key != "output"}
     print(save(arguments.output, "together", records, arguments=given))
 
 

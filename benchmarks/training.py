@@ -488,7 +488,9 @@ def main() -> None:
         arguments.output,
         arguments.name,
         records,
-        arguments={k: str(v) for k, v in vars(arguments).items()},
+        arguments={
+            k: v for k, v in vars(arguments).items() if k not in ("output", "rows", "tokenizer")
+        },
     )
     draw(records, path.with_suffix(".png"))
     print(path)

@@ -110,6 +110,14 @@ def test_a_new_run_takes_the_place_of_the_former_one(joint_run):
     train(parse_run_config(joint_run))
     assert (out / "a" / "notes.txt").read_text() == "mine"
     assert [p.name for p in out.glob("checkpoint-*")] == ["checkpoint-1"]
+    # An adapter that the new run lacks goes, files that are not a run's stay.
+    (out / "b" / "notes.txt").write_text("mine")
+    for name in ("b", "c"):
+        del joint_run["adapters"][name]
+    joint_run["adapters"]["d"] = {"method": "ia3"}
+    train(parse_run_config(joint_run))
+    assert files_in(out) == {"a", "b", "d", "run.yaml", "summary.json", "loss.png", "checkpoint-1"}
+    assert files_in(out / "b") == {"notes.txt"}
 
 
 def test_the_rehearsal_tells_of_each(joint_run, tmp_path):

@@ -244,6 +244,8 @@ def test_a_failed_adapter_stays_out_of_a_resumed_run(tmp_path, lm_rows):
     loop.resume(checkpoint)
     results = loop.run()
     assert "no number any more" in results["bad"].failure
+    assert 0 < results["bad"].progress.step < 4  # where it was, and its log with it
+    assert [r["step"] for r in results["bad"].records] == [0, 1]
     assert results["good"].failure is None
     assert results["good"].progress.step == 6
     assert math.isfinite(results["good"].progress.train_loss)

@@ -114,6 +114,9 @@ def _ending_well(function: Callable[..., None], debug: bool) -> Callable[..., No
             _fail(str(stop) or "stopped.", 130)
         except typer.Exit:
             raise
+        except BrokenPipeError:  # whoever read this has seen enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except Exception as error:
             if debug:
                 raise

@@ -56,11 +56,12 @@ def train(
     if max_memory is not None:
         config = _within(config, max_memory)
     if dry_run:
-        _rehearse(config, resume)
+        _rehearse(config, resume, planned=not no_plan)
         return
     plan = None if no_plan else _planned(config, typer.echo)
     if plan is not None and not plan.fits:
         raise ConfigError(f"{plan.verdict()} (--no-plan trains all the same.)")
+    from graft.training.loop import TrainingError
     from graft.training.report import Terminal
     from graft.training.run import train as run
 
@@ -84,7 +85,7 @@ def train(
         f"adapters: {result.output_dir}/NAME"
     )
     if result.failures:
-        raise RuntimeError(f"These adapters left the run: {', '.join(result.failures)}.")
+        raise TrainingError(f"These adapters left the run: {', '.join(result.failures)}.")
 
 
 def _within(config: RunConfig, size: str) -> RunConfig:
@@ -108,7 +109,7 @@ def _planned(config: RunConfig, tell: Callable[[str], None]) -> Plan | None:
     return plan
 
 
-def _rehearse(config: RunConfig, resume: bool) -> None:
+def _rehearse(config: RunConfig, resume: bool, planned: bool) -> None:
     from graft.training.rehearsal import dry_run
     from graft.training.runfile import dump_run_config
 
@@ -119,7 +120,8 @@ def _rehearse(config: RunConfig, resume: bool) -> None:
     typer.echo(f"# the settings in full\n{dump_run_config(rehearsed.setup.config)}\n# the run")
     for line in [*rehearsed.setup.notes, *rehearsed.lines()]:
         typer.echo(line)
-    _planned(config, tell)
+    if planned:
+        _planned(config, tell)
     typer.echo("dry run: nothing was trained, and the output folder is as it was.")
 
 

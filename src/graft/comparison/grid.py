@@ -183,7 +183,8 @@ def _checked_grid(given: Any) -> dict[str, list[Any]]:
 def _check_keys(grid: Mapping[str, Any], run: RunConfig) -> None:
     for key in grid:
         section, _, rest = key.partition(".")
-        reason = _NOT_IN_A_GRID.get(key) or (section == "compare" and "it is about all points")
+        shared = ".".join(key.split(".")[2:]) if section == "adapters" else key
+        reason = _NOT_IN_A_GRID.get(shared) or (section == "compare" and "it is about all points")
         if reason:
             raise ConfigError(f"`grid.{key}` cannot be: {reason}.")
         if section not in ("adapters", "data", "train") or not rest:

@@ -29,7 +29,7 @@ from graft.training.memory import peak_memory_gib, reset_peak_memory
 from graft.training.optimizer import learning_rates
 from graft.training.report import Callback, LogFile, Record
 from graft.training.rounds import Rounds
-from graft.training.state import Progress, Store
+from graft.training.state import Failure, Progress, Store
 
 __all__ = ["FitResult", "Loop", "Rehearsal", "TrainingError", "fit"]
 
@@ -154,7 +154,7 @@ class Loop:
             checkpoint, {learner.name: learner.trained for learner in self.learners}
         )
         for learner in self.learners:
-            learner.failure = failures.get(learner.name or "")
+            learner.failure = failures.get(learner.name)
         self._seconds = max(learner.progress.seconds for learner in self.learners)
 
     def run(
@@ -325,5 +325,9 @@ class Loop:
     def _save(self) -> None:
         assert self.store is not None
         kept = {each.name: each.trained for each in self.learners if each.failure is None}
-        failures = {each.name: each.failure for each in self.learners if each.failure}
+        failures = {
+            each.name: Failure(each.failure, each.progress)
+            for each in self.learners
+            if each.failure is not None
+        }
         self._tell("on_save", self.store.save(self.model, kept, self.rounds, failures))

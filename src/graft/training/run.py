@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
+import yaml
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,6 +42,16 @@ _OF_A_RUN = (
     "train_log.jsonl",
     "summary.json",
     "loss.png",
+)
+# What a new run with an adapter of the same name would write anew.
+_BESIDE_AN_ADAPTER = (
+    "README.md",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
 )
 
 
@@ -221,6 +232,14 @@ def _make_folder(setup: Setup) -> None:
     setup.output_dir.mkdir(parents=True, exist_ok=True)
     if setup.checkpoint is not None:
         return
+    for name in _former_adapters(setup.output_dir):
+        folder = setup.output_dir / name
+        _clear(folder)
+        for pattern in _BESIDE_AN_ADAPTER:
+            for path in folder.glob(pattern):
+                path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
     _clear(setup.output_dir)
     for name, lesson in setup.lessons.items():
         if name is not None:
@@ -229,6 +248,15 @@ def _make_folder(setup: Setup) -> None:
             _clear(folder)
             write_text(folder / "run.yaml", dump_run_config(lesson.config))
     write_text(setup.output_dir / "run.yaml", dump_run_config(_whole(setup)))
+
+
+def _former_adapters(output_dir: Path) -> list[str]:
+    """The adapters of a run of several that the folder holds."""
+    path = output_dir / "run.yaml"
+    raw = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    adapters = raw.get("adapters") if isinstance(raw, dict) else None
+    names = list(adapters) if isinstance(adapters, dict) and len(adapters) > 1 else []
+    return [name for name in names if (output_dir / str(name) / "run.yaml").is_file()]
 
 
 def _whole(setup: Setup) -> RunConfig:

@@ -198,6 +198,7 @@ def _lesson(
     notes: list[str],
 ) -> Lesson:
     """What the one adapter of `config` learns; rows that another one has are the same object."""
+    (name,) = config.adapters
     config = config.resolved(bool(config.train.bf16))
     room = room_for_text(config, tokenizer)
     cut = config.data.max_length > room
@@ -206,7 +207,9 @@ def _lesson(
         if (config.data, config.train.seed) == (other.config.data, other.config.train.seed):
             return Lesson(config, other.data)
     if cut:
-        notes.append(f"data.max_length: {room:,} (the base model has positions for no more)")
+        notes.append(
+            f"data.max_length: {room:,} for {name} (the base model has positions for no more)"
+        )
     data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed, tell)
     notes.append(_about(data, config))
     return Lesson(config, data)

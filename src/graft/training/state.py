@@ -30,7 +30,7 @@ from graft.atomic import whole_folder
 from graft.errors import CheckpointError
 from graft.training.optimizer import load_optimizer_state, optimizer_state
 
-__all__ = ["Progress", "Store", "Trained", "checkpoints", "failures_at"]
+__all__ = ["Failure", "Progress", "Store", "Trained", "checkpoints", "failures_at"]
 
 _TENSORS, _VALUES = "training_state.safetensors", "training_state.json"
 _ROUND = "round.json"
@@ -72,6 +72,19 @@ class Progress:
     def tokens_per_second(self) -> float:
         """0 before the first step."""
         return self.tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True)
+class Failure:
+    """How an adapter left its run.
+
+    Attributes:
+        reason: Why.
+        progress: Where it was.
+    """
+
+    reason: str
+    progress: Progress
 
 
 @dataclass
@@ -132,7 +145,7 @@ class Store:
         model: PeftModel,
         trained: Mapping[str | None, Trained],
         number: int,
-        failures: Mapping[str | None, str],
+        failures: Mapping[str | None, Failure],
     ) -> Path:
         """Write `checkpoint-NUMBER` and remove those that are too many.
 
@@ -140,7 +153,7 @@ class Store:
             model: The base model with the adapters.
             trained: The state of each adapter that has not failed.
             number: Of the round.
-            failures: Why the others left the run.
+            failures: How the others left the run.
         """
         target = self.output_dir / f"checkpoint-{number}"
         with whole_folder(target) as folder:
@@ -151,7 +164,8 @@ class Store:
                 values = _values(state, self.origins.get(name, {}))
                 (own / _VALUES).write_text(json.dumps(values, indent=1), encoding="utf-8")
             if None not in trained:
-                values = {"round": number, "failures": failures}
+                left = {name: asdict(failure) for name, failure in failures.items()}
+                values = {"round": number, "failures": left}
                 (folder / _ROUND).write_text(json.dumps(values, indent=1), encoding="utf-8")
         if self.keep is not None:
             for old in checkpoints(self.output_dir)[: -self.keep]:
@@ -160,7 +174,7 @@ class Store:
 
     def load(
         self, checkpoint: Path, trained: Mapping[str | None, Trained]
-    ) -> tuple[int, dict[str, str]]:
+    ) -> tuple[int, dict[str | None, str]]:
         """Put `trained` where the run was at `checkpoint`; the model holds its adapters already.
 
         Returns:
@@ -171,9 +185,12 @@ class Store:
         """
         failures = failures_at(checkpoint)
         for name, state in trained.items():
-            if name not in failures:
+            if name in failures:
+                state.progress = failures[name].progress
+            else:
                 self._load(self.folder(name, checkpoint), name, state)
-        return int(checkpoint.name.rpartition("-")[2]), failures
+        reasons = {name: failure.reason for name, failure in failures.items()}
+        return int(checkpoint.name.rpartition("-")[2]), reasons
 
     def _load(self, folder: Path, name: str | None, trained: Trained) -> None:
         tensors, values = _read(folder)
@@ -188,8 +205,8 @@ class Store:
         trained.progress = Progress(**values["progress"])
 
 
-def failures_at(checkpoint: Path) -> dict[str, str]:
-    """Why adapters had left the run at `checkpoint`, by name; none in a run of one adapter.
+def failures_at(checkpoint: Path) -> dict[str | None, Failure]:
+    """How adapters had left the run at `checkpoint`, by name; none in a run of one adapter.
 
     Raises:
         CheckpointError: The file that says so is broken.
@@ -198,7 +215,10 @@ def failures_at(checkpoint: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))["failures"]
+        left = json.loads(path.read_text(encoding="utf-8"))["failures"]
+        return {
+            name: Failure(own["reason"], Progress(**own["progress"])) for name, own in left.items()
+        }
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path} is broken: {error}.") from None
 

@@ -54,7 +54,7 @@ def summary_of(
         "eval_last": progress.eval_last,
         "eval_best": progress.eval_best,
         "best_step": progress.best_step,
-        "saved": "best" if config.train.load_best_model_at_end else "last",
+        "saved": _saved(config.train.load_best_model_at_end, result.failure),
         "stopped_early": result.stopped_early,
         "failure": result.failure,
         "seed": config.train.seed,
@@ -62,6 +62,13 @@ def summary_of(
         "dtype": "bfloat16" if config.train.bf16 else "float32",
         "versions": versions(),
     }
+
+
+def _saved(best: bool, failure: str | None) -> str | None:
+    """Which weights lie in the folder; None: none."""
+    if failure is not None:
+        return None
+    return "best" if best else "last"
 
 
 def versions() -> dict[str, str]:
