@@ -30,7 +30,7 @@ from graft.comparison.yardstick import Reading
 from graft.data.prepare import PreparedData
 from graft.errors import ConfigError
 from graft.training.config import RunConfig
-from graft.training.loop import TrainingError
+from graft.training.loop import FitResult, TrainingError
 from graft.training.report import Callback, Record, Start
 from graft.training.run import train
 from graft.training.state import checkpoints
@@ -204,64 +204,56 @@ class _Course:
         begun = self.resume and bool(checkpoints(folder))
         told = [watch, _Within(self.callbacks)]
         result = train(config, resume=begun, callbacks=told, base=self.rehearsed.base)
+        (fitted,) = result.results.values()
         try:
             reading = self.yardstick.read(result.model)
+            parameters = result.model.get_nb_trainable_parameters()
         finally:
             result.model.unload()
-        said = result.summary
-        return self._measured(
-            reading,
-            watch,
-            trainable_parameters=said["trainable_parameters"],
-            all_parameters=said["all_parameters"],
-            adapter_bytes=(folder / "adapter_model.safetensors").stat().st_size,
-            peak_bytes=_bytes(said["peak_memory_gib"]),
-            steps=said["steps"],
-            rows=said["rows_seen"],
-            tokens=said["tokens"],
-            seconds=said["seconds"],
-            tokens_per_second=said["tokens_per_second"],
-            log=_records(folder / "train_log.jsonl"),
-        )
+        size = (folder / "adapter_model.safetensors").stat().st_size
+        return self._measured(reading, watch, fitted, parameters, size)
 
     def _fully(self, config: RunConfig, data: PreparedData) -> Measured:
         watch = MemoryWatch(self.device)
         with restored(self.rehearsed.base) as model:
-            trainable, every = model.get_nb_trainable_parameters()
+            parameters = model.get_nb_trainable_parameters()
             size = sum(parameter.nbytes for parameter in model.parameters())
             told = [watch, _Within(self.callbacks)]
             fitted = train_fully(model, config, data, self.yardstick.collate, told)
             reading = self.yardstick.read(model)
-        progress = fitted.progress
-        return self._measured(
-            reading,
-            watch,
-            trainable_parameters=trainable,
-            all_parameters=every,
-            adapter_bytes=size,
-            peak_bytes=_bytes(fitted.peak_memory_gib),
-            steps=progress.step,
-            rows=progress.rows,
-            tokens=progress.tokens,
-            seconds=progress.seconds,
-            tokens_per_second=progress.tokens_per_second,
-            log=tuple(fitted.records),
-        )
+        return self._measured(reading, watch, fitted, parameters, size)
 
-    def _measured(self, reading: Reading, watch: MemoryWatch, **known: Any) -> Measured:
-        before = self.reading.text_loss
+    def _measured(
+        self,
+        reading: Reading,
+        watch: MemoryWatch,
+        fitted: FitResult,
+        parameters: tuple[int, int],
+        size: int,
+    ) -> Measured:
+        """All that is known of a run, whose `parameters` are trainable and all, `size` in bytes."""
+        before, progress, peak = self.reading.text_loss, fitted.progress, fitted.peak_memory_gib
         forgetting = None
         if reading.text_loss is not None and before is not None:
             forgetting = reading.text_loss - before
         return Measured(
             quality=reading.quality,
             forgetting=forgetting,
+            trainable_parameters=parameters[0],
+            all_parameters=parameters[1],
+            adapter_bytes=size,
+            peak_bytes=None if peak is None else round(peak * _GIB),
             average_bytes=watch.average,
             high_bytes=watch.high,
+            steps=progress.step,
+            rows=progress.rows,
+            tokens=progress.tokens,
+            seconds=progress.seconds,
+            tokens_per_second=progress.tokens_per_second,
             total_seconds=0.0,  # known when it is over
             inference=reading.inference,
             samples=self.yardstick.samples(self.reading, reading),
-            **known,
+            log=tuple(fitted.records),
         )
 
     def _found(self) -> Comparison:
@@ -325,15 +317,6 @@ def _clear(root: Path) -> None:
             shutil.rmtree(folder)
     for name in (RESULTS_NAME, "run.yaml", *_SHOWN):
         (root / name).unlink(missing_ok=True)
-
-
-def _records(path: Path) -> tuple[dict[str, Any], ...]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return tuple(json.loads(line) for line in lines)
-
-
-def _bytes(gib: float | None) -> int | None:
-    return None if gib is None else round(gib * _GIB)
 
 
 def _in_short(measured: Measured, metric: str) -> str:

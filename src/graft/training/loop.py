@@ -87,7 +87,7 @@ def fit(
 ) -> dict[str, FitResult]:
     """Train adapters of `model`, in place, and write nothing.
 
-    Sets the seed of every random number generator of the process.
+    Seeds torch's generator before each forward pass.
 
     Args:
         model: Base model with the adapters attached.
@@ -252,9 +252,7 @@ class Loop:
     def _settle(self, learning: Sequence[Learner]) -> None:
         """What is due after a round: log, evaluate, save."""
         for learner in learning:
-            if learner.logs:
-                self._wait(learner)
-            if learner.logs and learner.failure is None:
+            if learner.logs and self._wait(learner):
                 learner.log()
         for learner in learning:
             if learner.evaluates and self._wait(learner):
