@@ -26,10 +26,18 @@ def _seed() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRAFT_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("GRAFT_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(autouse=True)
+def _no_earlier_runs(_cache: Path) -> None:
+    """Plans count with the runs on their machine: a test's plans not with those of other tests."""
+    for runs in _cache.glob("runs-on-*.json"):
+        runs.unlink()
 
 
 @pytest.fixture(scope="session")
