@@ -6,7 +6,8 @@ Every class here ends the command line with one sentence and exit code 2; nothin
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 __all__ = [
     "CheckpointError",
@@ -16,6 +17,7 @@ __all__ = [
     "MergeError",
     "PlanError",
     "TargetError",
+    "about",
     "did_you_mean",
     "nearest",
 ]
@@ -47,6 +49,17 @@ class MergeError(GraftError):
 
 class PlanError(GraftError):
     """A step whose cost cannot be told before it is run."""
+
+
+@contextmanager
+def about(subject: str | None) -> Iterator[None]:
+    """Say of an error inside the block what it is about; None: that is plain."""
+    try:
+        yield
+    except GraftError as error:
+        if subject is None:
+            raise
+        raise type(error)(f"{subject}: {error}") from None
 
 
 def nearest(given: str, valid: Iterable[str], n: int = 3) -> list[str]:

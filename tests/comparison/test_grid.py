@@ -151,6 +151,11 @@ def test_without_a_grid_it_is_the_run():
         ({"grid": {"train.bf16": [True, False]}}, "one precision"),
         ({"grid": {"compare.seeds": [1, 2]}}, "about all points"),
         ({"compare": {"sedes": 3}}, "no setting `compare.sedes`. Did you mean seeds?"),
+        ({"compare": {"seed": 3}}, "no setting `compare.seed`. Did you mean seeds?"),
+        ({"compare": {"max_length": 3}}, "it belongs at `data.max_length`"),
+        ({"adapters": {"low": {**LORA, "train": {"seed": 3}}}}, "`adapters.low.train.seed` cannot"),
+        ({"adapters": {"low": {**LORA, "data": {"eval_fraction": 0.2}}}}, "on the same rows"),
+        ({"compare": {"full_learning_rate": 1e38}}, "expected 1e+30 or less"),
         ({"compare": {"seeds": 0}}, "`compare.seeds` cannot be 0: expected 1 or more"),
         ({"compare": {"seeds": 0, "sampels": 1}}, "samples"),
         ({"compare": {"metric": "bleu"}}, "`compare.metric` cannot be 'bleu'"),
@@ -164,6 +169,12 @@ def test_what_the_user_can_mend(sections, said):
     with pytest.raises(ConfigError) as caught:
         parse_study(raw(**sections))
     assert said in str(caught.value)
+
+
+def test_an_adapter_with_rows_of_its_own_may_hold_some_out():
+    own = {"train": "other.jsonl", "eval_fraction": 0.2}
+    study = parse_study(raw(adapters={"low": {**LORA, "data": own}}))
+    assert study.points[0].config.data.eval_fraction == 0.2
 
 
 def test_many_runs_are_asked_for():

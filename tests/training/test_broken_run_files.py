@@ -210,6 +210,10 @@ BROKEN: dict[str, tuple[str, str]] = {
         ),
         "adapter 'a' has two learning rates; give one.",
     ),
+    "a learning rate beyond float32": (
+        but(adapters="adapters:\n  a: {method: lora, learning_rate: 1e38}"),
+        "`adapters.a.learning_rate` cannot be 1e+38: expected 1e+30 or less.",
+    ),
     "settings of one adapter that do not exist": (
         but(adapters="adapters:\n  a: {method: lora, train: {sed: 1}, data: {max_len: 3}}"),
         "There is no setting `adapters.a.train.sed`. Did you mean seed?\n"

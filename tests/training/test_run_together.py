@@ -12,7 +12,7 @@ import graft
 from graft.adapt import PeftModel
 from graft.cli import main
 from graft.config import TaskType
-from graft.errors import CheckpointError, ConfigError, DataError
+from graft.errors import CheckpointError, ConfigError, DataError, TargetError
 from graft.hub import load_model
 from graft.training.rehearsal import dry_run
 from graft.training.run import train
@@ -58,7 +58,9 @@ def test_each_adapter_has_a_folder_as_if_it_were_alone(joint_run, tmp_path):
     result = train(parse_run_config(joint_run), callbacks=[notes])
     out = result.output_dir
     assert files_in(out) >= {"a", "b", "c", "run.yaml", "summary.json", "loss.png"}
-    assert sum(text.startswith("data: ") for text in notes.texts) == 2  # rows that are shared once
+    shared, own = [text for text in notes.texts if text.startswith("data of ")]
+    assert shared.startswith("data of a, b: ")
+    assert own.startswith("data of c: ")
     summary = json.loads((out / "summary.json").read_text())
     assert summary == result.summary
     assert summary["adapters"].keys() == {"a", "b", "c"}
@@ -132,7 +134,28 @@ def test_the_rehearsal_tells_of_each(joint_run, tmp_path):
 
 def test_a_missing_file_of_one_is_said_before_anything_trains(joint_run, tmp_path):
     joint_run["adapters"]["c"]["data"]["train"] = str(tmp_path / "nowhere.jsonl")
-    with pytest.raises(DataError, match=r"nowhere\.jsonl"):
+    with pytest.raises(DataError, match=r"^adapter 'c': .*nowhere\.jsonl"):
+        train(parse_run_config(joint_run))
+    del joint_run["adapters"]["c"]
+    joint_run["data"]["train"] = str(tmp_path / "nowhere.jsonl")
+    with pytest.raises(DataError, match=r"^(?!adapter).*nowhere\.jsonl"):  # it is the run's
+        train(parse_run_config(joint_run))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"target_modules": ["q_prj"]}, TargetError, "q_prj"),
+        ({"train": {"lr_scheduler_kwargs": {"nope": 1}}}, ConfigError, "lr_scheduler_kwargs"),
+        ({"train": {"early_stopping_patience": 1}, "data": {"eval_fraction": 0.0}}, ConfigError,
+         "needs rows to evaluate on"),
+        ({"method": "prompt_tuning", "num_virtual_tokens": 63}, ConfigError, "leave no room"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_one_names_it(joint_run, tmp_path, changes, error, said):
+    joint_run["adapters"]["b"] = {"method": "lora"} | changes
+    with pytest.raises(error, match=rf"(?s)^adapter 'b': .*{said}"):
         train(parse_run_config(joint_run))
     assert not (tmp_path / "out").exists()
 
@@ -177,6 +200,25 @@ def test_the_command_fails_where_an_adapter_left(joint_run, tmp_path, capsys):
     assert not (out / "a" / "adapter_config.json").exists()
     assert (out / "b" / "adapter_config.json").exists()
     assert "no number" in json.loads((out / "a" / "summary.json").read_text())["failure"]
+
+
+def test_a_resumed_run_counts_what_an_adapter_learned_before_it_left(joint_run, tmp_path):
+    joint_run["adapters"]["a"] |= {
+        "target_modules": "all-linear",
+        "train": {"learning_rate": 1e30, "max_grad_norm": 0.0},
+    }
+    joint_run["train"] |= {"save_steps": 1, "logging_steps": 1}
+    whole = train(parse_run_config(joint_run)).summary
+    joint_run["train"]["output_dir"] = str(tmp_path / "again")
+    config = parse_run_config(joint_run)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, callbacks=[StopAt(4, KeyboardInterrupt())])
+    again = train(config, resume=True).summary
+    assert again["tokens"] == whole["tokens"]
+    of_each = (summary["adapters"]["a"] for summary in (again, whole))
+    same = ("steps", "tokens", "rows_seen", "failure", "eval_before")
+    one, other = ({name: own[name] for name in same} for own in of_each)
+    assert one == other
 
 
 def test_a_base_model_that_is_loaded_is_given_back_bare(raw_run, base_folder):

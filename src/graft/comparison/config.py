@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from graft.errors import ConfigError
+from graft.errors import ConfigError, did_you_mean, nearest
+from graft.training.config import MOST_RATE
 from graft.training.faults import unknown_setting, value_faults
 
 __all__ = ["CompareConfig", "Metric", "parse_compare"]
@@ -31,7 +32,7 @@ class CompareConfig(BaseModel):
     full: bool = False
     """Compare with full fine-tuning as well, which trains every parameter of the base model."""
 
-    full_learning_rate: float = Field(default=5e-5, gt=0)
+    full_learning_rate: float = Field(default=5e-5, gt=0, le=MOST_RATE)
     """The highest learning rate of full fine-tuning; `train.learning_rate` is the adapters'."""
 
     metric: Metric | None = None
@@ -72,9 +73,7 @@ def parse_compare(given: Any) -> CompareConfig:
         raise ConfigError(f"`compare` cannot be {given!r}: expected settings such as `seeds: 3`.")
     fields = list(CompareConfig.model_fields)
     faults = [
-        unknown_setting({}, f"compare.{name}", value, fields)
-        for name, value in given.items()
-        if name not in fields
+        _unknown(str(name), value, fields) for name, value in given.items() if name not in fields
     ]
     try:
         config = CompareConfig.model_validate({n: v for n, v in given.items() if n in fields})
@@ -85,3 +84,10 @@ def parse_compare(given: Any) -> CompareConfig:
     if faults:
         raise ConfigError("\n".join(faults))
     return config
+
+
+def _unknown(name: str, value: Any, fields: list[str]) -> str:
+    """A sentence on a setting that `compare` does not have; its own ones are nearer than others."""
+    if nearest(name, fields):
+        return f"There is no setting `compare.{name}`.{did_you_mean(name, fields)}"
+    return unknown_setting({}, f"compare.{name}", value, fields)

@@ -39,6 +39,7 @@ _NOT_IN_A_GRID = {
     "train.seed": "`compare: {seeds: 3}` trains each point with several seeds",
     "data.eval": "all points are measured on the same rows",
     "data.eval_fraction": "all points are measured on the same rows",
+    "data.eval_seed": "all points are measured on the same rows",
 }
 
 
@@ -121,6 +122,7 @@ def parse_study(
     grid = _checked_grid(sections["grid"])
     run = _run(raw, rest, {})
     _check_keys(grid, run)
+    _check_adapters(run)
     if settings.full and FULL in run.adapters:
         raise ConfigError(
             f"An adapter is called {FULL!r}, which is what `compare.full` is called here; give it "
@@ -197,6 +199,17 @@ def _check_keys(grid: Mapping[str, Any], run: RunConfig) -> None:
         if section == "adapters" and name not in run.adapters:
             hint = did_you_mean(name, run.adapters)
             raise ConfigError(f"`grid.{key}`: the run file has no adapter {name!r}.{hint}")
+
+
+def _check_adapters(run: RunConfig) -> None:
+    """Settings of adapters that would make points of what cannot be compared."""
+    for name, own in run.adapters.items():
+        reads_other_rows = own.data.get("train", run.data.train) != run.data.train
+        own_keys = [f"train.{key}" for key in own.train]
+        own_keys += [] if reads_other_rows else [f"data.{key}" for key in own.data]
+        for key in own_keys:
+            if reason := _NOT_IN_A_GRID.get(key):
+                raise ConfigError(f"`adapters.{name}.{key}` cannot be in a comparison: {reason}.")
 
 
 def _refuse_many(

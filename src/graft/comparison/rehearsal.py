@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from graft.comparison.grid import Planned, Study
 from graft.comparison.results import FULL
 from graft.comparison.yardstick import Yardstick
 from graft.data.prepare import PreparedData, prepare_data
-from graft.errors import ConfigError, GraftError
+from graft.errors import ConfigError, about
 from graft.hub import load_tokenizer
 from graft.training.config import RunConfig
 from graft.training.positions import room_for_text, within
@@ -97,7 +96,7 @@ def _attach_once(
     # The comparison's folder was looked at as a whole.
     train = config.train.model_copy(update={"overwrite_output_dir": True})
     config = config.model_copy(update={"train": train})
-    with _about(planned):
+    with about(planned.point.name):
         setup = set_up(config, False, lambda text: None, base=base)
         base = setup.model.unload()
         lesson = setup.lessons[None]
@@ -108,14 +107,5 @@ def _attach_once(
 
 
 def _room(planned: Planned, tokenizer: PreTrainedTokenizerBase) -> int:
-    with _about(planned):
+    with about(planned.point.name):
         return room_for_text(planned.config, tokenizer)
-
-
-@contextmanager
-def _about(planned: Planned) -> Iterator[None]:
-    """Say of which point an error is."""
-    try:
-        yield
-    except GraftError as error:
-        raise type(error)(f"{planned.point.name}: {error}") from None

@@ -22,6 +22,7 @@ from graft.errors import ConfigError, DataError
 from graft.training.batches import Rows
 from graft.training.config import RunConfig
 from graft.training.evaluate import evaluate
+from graft.training.forward import Forward, make_forward
 
 __all__ = ["Reading", "Yardstick"]
 
@@ -72,8 +73,11 @@ class Yardstick:
             FloatingPointError: Its loss is no number.
         """
         model.eval()
-        quality = self._evaluate(model, self.rows)
-        text_loss = None if self.text is None else self._evaluate(model, self.text)["loss"]
+        forward = make_forward(model, self.run.task_type)
+        quality = self._evaluate(model, self.rows, forward)
+        text_loss = None
+        if self.text is not None:
+            text_loss = self._evaluate(model, self.text, forward)["loss"]
         said: list[str] = []
         if self.answers is not None:
             count = min(len(self.answers.prompts), max(self.settings.answers, self._samples))
@@ -109,10 +113,10 @@ class Yardstick:
     def _samples(self) -> int:
         return self.settings.samples
 
-    def _evaluate(self, model: PeftModel, rows: Rows) -> dict[str, float]:
+    def _evaluate(self, model: PeftModel, rows: Rows, forward: Forward) -> dict[str, float]:
         size, task = self.run.train.per_device_eval_batch_size, self.run.task_type
         base: Any = model.base_model
-        found = evaluate(model, rows, self.collate, task, size, base.device)
+        found = evaluate(model, rows, self.collate, task, size, base.device, forward)
         if not math.isfinite(found["loss"]):
             raise FloatingPointError(f"the loss on held-out rows is {found['loss']}")
         return found

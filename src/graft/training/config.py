@@ -26,7 +26,7 @@ from graft.config import PeftConfig, TaskType
 from graft.data.config import DataConfig
 from graft.methods import METHODS, make_config
 
-__all__ = ["OF_THE_RUN", "AdapterSettings", "RunConfig", "TrainConfig"]
+__all__ = ["MOST_RATE", "OF_THE_RUN", "AdapterSettings", "RunConfig", "TrainConfig"]
 
 # Settings of `train` that all adapters of a run share, as they share the base model.
 OF_THE_RUN = (
@@ -37,6 +37,8 @@ OF_THE_RUN = (
     "tokens_per_pass",
     "save_total_limit",
 )
+
+MOST_RATE = 1e30  # AdamW divides it by 1 - adam_beta1, and float32 ends at 3e38
 
 # transformers' schedules that are a function of the step alone, so that a run can resume.
 Schedule = Literal[
@@ -79,7 +81,7 @@ class TrainConfig(BaseModel):
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     """Forward and backward passes in one optimizer step."""
 
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Highest learning rate; None takes the method's default."""
 
     weight_decay: float = Field(default=0.0, ge=0)
@@ -179,7 +181,7 @@ class AdapterSettings(BaseModel):
     method: str
     """`lora`, `ia3`, `bitfit`, `prompt_tuning`, `p_tuning` or `prefix_tuning`."""
 
-    learning_rate: float | None = Field(default=None, gt=0)
+    learning_rate: float | None = Field(default=None, gt=0, le=MOST_RATE)
     """Takes the place of `train.learning_rate` for this adapter."""
 
     data: dict[str, Any] = {}

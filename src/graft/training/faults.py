@@ -284,4 +284,4 @@ def _sentence(path: str, problem: dict[str, Any]) -> str:
 
 
 def _plain(bound: float) -> str:
-    return str(int(bound)) if bound == int(bound) else str(bound)
+    return str(int(bound)) if bound == int(bound) and bound < 1e9 else str(bound)

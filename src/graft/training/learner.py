@@ -105,11 +105,10 @@ class Learner:
         self._rate = 0.0  # of the last step
 
     def _check(self) -> None:
-        who = "" if self.name is None else f"adapter {self.name!r}: "
         if not len(self.run.train_rows):
-            raise ConfigError(f"{who}There are no rows to train on.")
+            raise ConfigError("There are no rows to train on.")
         if not self.parameters:
-            raise ConfigError(f"{who}Nothing in the model is trainable; attach an adapter first.")
+            raise ConfigError("Nothing in the model is trainable; attach an adapter first.")
         wants_rows = {
             "early_stopping_patience": self.settings.early_stopping_patience,
             "load_best_model_at_end": self.settings.load_best_model_at_end,
@@ -117,7 +116,7 @@ class Learner:
         for name, value in wants_rows.items():
             if value and not self.run.eval_rows:
                 raise ConfigError(
-                    f"{who}`train.{name}` needs rows to evaluate on; set `data.eval` to a file or "
+                    f"`train.{name}` needs rows to evaluate on; set `data.eval` to a file or "
                     "`data.eval_fraction` to a share such as 0.05."
                 )
 
@@ -208,7 +207,12 @@ class Learner:
         limit = self.settings.max_grad_norm or math.inf
         self._norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), limit)
         self._rate = self.trained.schedule.get_last_lr()[0]  # of this step, not of the next
-        self.trained.optimizer.step()
+        try:
+            self.trained.optimizer.step()
+        except RuntimeError as error:
+            if "without overflow" not in str(error):
+                raise
+            self._loss = self._loss * math.nan  # no float32 holds the step: no number follows
         self.trained.schedule.step()
         self.trained.optimizer.zero_grad()
         self._losses.append((self._loss, sum(batch.targets for batch in self._due)))

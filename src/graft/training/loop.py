@@ -20,7 +20,7 @@ from accelerate import Accelerator
 
 from graft.adapt import PeftModel
 from graft.config import TaskType
-from graft.errors import ConfigError
+from graft.errors import ConfigError, about
 from graft.training.batches import Batch, Collate
 from graft.training.evaluate import evaluate
 from graft.training.forward import Part, make_forward, without_dropout
@@ -128,9 +128,10 @@ class Loop:
         self.model: PeftModel = accelerator.prepare(model)
         self.collate, self.task_type, self.store = collate, task_type, store
         named = {None: runs} if isinstance(runs, Run) else dict(runs)
-        self.learners = [
-            Learner(name, run, self.model, task_type, collate) for name, run in named.items()
-        ]
+        self.learners: list[Learner] = []
+        for name, run in named.items():
+            with about(None if name is None else f"adapter {name!r}"):
+                self.learners.append(Learner(name, run, self.model, task_type, collate))
         self.forward = make_forward(model, task_type)
         self.device = accelerator.device
         self.settings = self.learners[0].settings  # for what concerns the whole run

@@ -18,7 +18,7 @@ from graft.adapt import PeftModel
 from graft.atomic import require_room, write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
-from graft.errors import ConfigError
+from graft.errors import ConfigError, about
 from graft.hub import (
     LABELS_NAME,
     load_config,
@@ -140,7 +140,8 @@ def set_up(
     lessons: dict[str | None, Lesson] = {}
     for name in config.adapters:
         own = None if len(config.adapters) == 1 else name
-        lessons[own] = _lesson(config.alone(name), tokenizer, lessons.values(), tell, notes)
+        lessons[own] = _lesson(config, name, tokenizer, lessons.values(), tell, notes)
+    notes += _on_data(lessons)
     label_names = _same_labels(lessons)
     before = resident_bytes()
     if base is None:
@@ -191,16 +192,19 @@ def _resolved(config: RunConfig, base: PreTrainedModel | None) -> tuple[RunConfi
 
 
 def _lesson(
-    config: RunConfig,
+    whole: RunConfig,
+    name: str,
     tokenizer: PreTrainedTokenizerBase,
     others: Iterable[Lesson],
     tell: Callable[[str], None],
     notes: list[str],
 ) -> Lesson:
-    """What the one adapter of `config` learns; rows that another one has are the same object."""
-    (name,) = config.adapters
-    config = config.resolved(bool(config.train.bf16))
-    room = room_for_text(config, tokenizer)
+    """What one adapter of `whole` learns; rows that another one has are the same object."""
+    alone = whole.alone(name)
+    config = alone.resolved(bool(whole.train.bf16))
+    who = None if len(whole.adapters) == 1 else f"adapter {name!r}"
+    with about(who):
+        room = room_for_text(config, tokenizer)
     cut = config.data.max_length > room
     config = within(config, room)
     for other in others:
@@ -210,8 +214,8 @@ def _lesson(
         notes.append(
             f"data.max_length: {room:,} for {name} (the base model has positions for no more)"
         )
-    data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed, tell)
-    notes.append(_about(data, config))
+    with about(None if alone.data == whole.data else who):  # else it is the run's data
+        data = prepare_data(config.data, tokenizer, config.task_type, config.train.seed, tell)
     return Lesson(config, data)
 
 
@@ -258,13 +262,22 @@ def _refuse_used(output_dir: Path) -> None:
         )
 
 
-def _about(data: PreparedData, config: RunConfig) -> str:
-    text = f"data: {len(data.train):,} rows to train on, format {data.format}"
-    if data.rows_truncated:
-        text += f"; {data.rows_truncated:,} were cut to {config.data.max_length:,} tokens"
-    if data.rows_dropped:
-        text += f"; {data.rows_dropped:,} were dropped, nothing was left in them to learn"
-    return text
+def _on_data(lessons: Mapping[str | None, Lesson]) -> list[str]:
+    """A line on each set of rows, which says of several adapters who learns from it."""
+    sets: dict[int, tuple[Lesson, list[str]]] = {}
+    for name, lesson in lessons.items():
+        sets.setdefault(id(lesson.data), (lesson, []))[1].append(name or "")
+    lines = []
+    for lesson, names in sets.values():
+        data, of = lesson.data, f" of {', '.join(names)}" if any(names) else ""
+        text = f"data{of}: {len(data.train):,} rows to train on, format {data.format}"
+        if data.rows_truncated:
+            limit = lesson.config.data.max_length
+            text += f"; {data.rows_truncated:,} were cut to {limit:,} tokens"
+        if data.rows_dropped:
+            text += f"; {data.rows_dropped:,} were dropped, nothing was left in them to learn"
+        lines.append(text)
+    return lines
 
 
 def _attached(
@@ -280,7 +293,8 @@ def _attached(
         known = "default" if name is None else name
         if checkpoint is None or name in gone:
             config, task_type = lesson.config, lesson.config.task_type
-            attach(model, config.adapter.peft_config(task_type), config.train.seed, known)
+            with about(None if name is None else f"adapter {name!r}"):
+                attach(model, config.adapter.peft_config(task_type), config.train.seed, known)
         else:
             model.load_adapter(store.folder(name, checkpoint), known, is_trainable=True)
     model.set_adapter("default" if None in lessons else list(model.adapters))
