@@ -76,22 +76,23 @@ def test_what_stays_between_steps(dtype):
 def test_what_a_layer_keeps_for_the_backward_pass(dtype, inner):
     """Per token and layer, with s bytes a number, D the width, KV that of the keys, I the inner.
 
-    Two norms keep their input in fp32, and one number; each their output, which layers read. The
-    attention keeps q, k, v and what it gives to o. The feed-forward keeps gate, up, the
-    activation and their product.
+    Two norms keep their input and one number in fp32; each their output, which layers read. The
+    attention keeps q, k, v and what it gives to o. The feed-forward keeps gate, up and what they
+    make. Each of the seven linear layers keeps A x.
     """
     config = llama(layers=3, inner=inner)
     d, s = config.hidden_size, dtype.itemsize
     kv = d // config.num_attention_heads * config.num_key_value_heads
-    norms = 2 * (4 * d + 4 + s * d)
+    norms = 2 * (s * d + 4 + s * d)
     attention = s * (2 * d + 2 * kv)
-    feed_forward = s * 4 * inner
+    feed_forward = s * 3 * inner
+    updates = s * 7 * RANK
 
     def kept(layers: int) -> int:
         memory = traced(llama(layers, inner), dtype).memory
         return max(moment.bytes["activations"] for moment in memory.timeline)
 
-    assert kept(4) - kept(3) == TOKENS * (norms + attention + feed_forward)
+    assert kept(4) - kept(3) == TOKENS * (norms + attention + feed_forward + updates)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16])

@@ -3,9 +3,10 @@
     y = base(x) + scaling * B(A dropout(x))
 
 What autograd would make of the formula keeps a product per layer and adds two gradients of the
-input's size. Here `x` is kept once (layers that read the same input share it), the update is added
-in place to what the base layer returned, the input's gradient is summed inside the matrix product,
-and a dropout mask is made again from its seed. The frozen weight has no gradient.
+input's size. Here `x` is kept once (layers that read the same input share it) and A x, which is
+small; the update is added in place to what the base layer returned, the input's gradient is summed
+inside the matrix product, and a dropout mask is made again from its seed. The frozen weight has no
+gradient.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ class _LowRank(torch.autograd.Function):
         (y,) = made
         if y._is_view():
             y = y.new_empty(0).set_(y.untyped_storage(), y.storage_offset(), y.shape, y.stride())
-        ctx.save_for_backward(x, weight, *factors)
         ctx.updates, ctx.sizes = updates, sizes
         ctx.seeds = [_seed(update) for update in updates]
-        _add(x, y, updates, sizes, ctx.seeds)
+        lows = _add(x, y, updates, sizes, ctx.seeds)
+        ctx.save_for_backward(x, weight, *factors, *lows)
         return y
 
     @staticmethod
@@ -90,7 +91,8 @@ class _LowRank(torch.autograd.Function):
         ctx: Any, *grad_outputs: Tensor
     ) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
-        x, weight, *factors = ctx.saved_tensors
+        x, weight, *kept = ctx.saved_tensors
+        factors, lows = kept[: -len(ctx.sizes)], kept[-len(ctx.sizes) :]
         flat_x, flat = x.flatten(0, -2), grad.reshape(-1, grad.shape[-1])
         grad_x = flat @ weight if ctx.needs_input_grad[0] else None
         out: list[Tensor | None] = []
@@ -98,12 +100,12 @@ class _LowRank(torch.autograd.Function):
         for index, (size, update) in enumerate(zip(ctx.sizes, ctx.updates, strict=True)):
             part, at = slice(at, at + size), at + size
             a, b = factors[2 * index : 2 * index + 2]
-            if a is None or b is None:
+            low = lows[index]
+            if a is None or b is None or low is None:
                 out += [None, None]
                 continue
             seed = ctx.seeds[index]
             own_x = _dropped(flat_x[part], update.dropout, seed)
-            low = own_x @ a.T.to(x.dtype)  # [rows, R], made again: it is small
             low_grad = (flat[part] @ b.to(grad.dtype)).mul_(update.scaling)
             out += [
                 (low_grad.T @ own_x).to(a.dtype),
@@ -122,22 +124,28 @@ def _add(
     updates: Sequence[Update],
     sizes: list[int],
     seeds: Sequence[int | None],
-) -> None:
-    """Add `updates` to `y`, in place."""
+) -> list[Tensor | None]:
+    """Add `updates` to `y`, in place; each one's A dropout(x) [rows, R], where there is one."""
+    lows: list[Tensor | None] = []
     xs, ys = [x], [y]
     if len(sizes) > 1:
         xs, ys = x.flatten(0, -2).split(sizes), y.view(-1, y.shape[-1]).split(sizes)
     for own_x, own_y, rows, update, seed in zip(xs, ys, sizes, updates, seeds, strict=True):
         a, b = update.A, update.B
         if a is None or b is None:
+            lows.append(None)
             continue
-        own_x = _dropped(own_x, update.dropout, seed)
+        own_x = _dropped(own_x, update.dropout, seed).flatten(0, -2)
+        own_y = own_y.view(-1, y.shape[-1])
         if rows <= _FEW and x.device.type == "cpu":
             # Setting up a product in half precision costs more than so few rows are worth.
-            own_y.add_(F.linear(F.linear(own_x.to(a.dtype), a), b), alpha=update.scaling)
+            low = F.linear(own_x.to(a.dtype), a)
+            own_y.add_(F.linear(low, b), alpha=update.scaling)
         else:
-            low = own_x.flatten(0, -2) @ a.T.to(x.dtype)
-            own_y.view(-1, y.shape[-1]).addmm_(low, b.T.to(y.dtype), alpha=update.scaling)
+            low = own_x @ a.T.to(x.dtype)
+            own_y.addmm_(low, b.T.to(y.dtype), alpha=update.scaling)
+        lows.append(low.to(x.dtype))
+    return lows
 
 
 def _seed(update: Update) -> int | None:

@@ -29,6 +29,7 @@ from graft.planning.skeleton import Layer, Skeleton, make_fake, make_model
 from graft.planning.tracing import Phase, Recorder
 from graft.training.config import TrainConfig
 from graft.training.forward import Forward, Padded, Part, make_forward, without_dropout
+from graft.training.lean import lean_layers
 from graft.training.optimizer import make_optimizer, trainable_parameters
 
 __all__ = ["Trace", "trace_step"]
@@ -147,7 +148,13 @@ class _Step:
         learners = self._learners()
         parts = itertools.chain.from_iterable(passes)
         self._hold(tensor for part in parts for tensor in part.batch.inputs.values())
-        with _without_garbage(), without_dropout(self.model), self._watching(), self.recorder:
+        with (
+            _without_garbage(),
+            without_dropout(self.model),
+            lean_layers(self.model),
+            self._watching(),
+            self.recorder,
+        ):
             for self._pass, parts in enumerate(passes):
                 self._backward(parts)
             self.recorder.enter(Phase("optimizer", None, self._pass))

@@ -24,6 +24,7 @@ from graft.errors import ConfigError, about
 from graft.training.batches import Batch, Collate
 from graft.training.evaluate import evaluate
 from graft.training.forward import Part, make_forward, without_dropout
+from graft.training.lean import lean_layers
 from graft.training.learner import Learner, Run
 from graft.training.memory import peak_memory_gib, reset_peak_memory
 from graft.training.optimizer import learning_rates
@@ -183,7 +184,7 @@ class Loop:
             if largest_first:
                 self._rounds.try_largest(self.learners)
             self._since = time.perf_counter()
-            with without_dropout(self.model):
+            with without_dropout(self.model), lean_layers(self.model):
                 while any(learner.learns for learner in self.learners):
                     learning = [learner for learner in self.learners if learner.learns]
                     self._rounds.take(learning)
