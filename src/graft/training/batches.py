@@ -7,7 +7,9 @@ to find its place. What is in a row, and padding, are `graft.data`'s.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -27,6 +29,7 @@ __all__ = [
     "Collate",
     "Order",
     "Rows",
+    "collating",
     "joined",
     "make_batch",
     "row_lengths",
@@ -64,9 +67,13 @@ class Batch:
     tokens: int
 
     def to(self, device: torch.device) -> Batch:
-        """The same batch with its tensors on `device`."""
+        """The same batch with its tensors on `device`; from pinned memory nothing waits for it."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
         return replace(self, inputs=inputs)
+
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU reads by itself."""
+        return replace(self, inputs={n: value.pin_memory() for n, value in self.inputs.items()})
 
     @property
     def width(self) -> int:
@@ -95,6 +102,16 @@ def make_batch(rows: list[Any], collate: Collate, task_type: TaskType) -> Batch:
     if task_type is TaskType.SEQ_2_SEQ_LM:
         tokens += targets  # the decoder's
     return Batch(inputs, len(rows), targets, tokens)
+
+
+@contextmanager
+def collating() -> Iterator[Executor]:
+    """The thread that makes batches ahead, for all adapters of a run; it ends with the block."""
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="graft-batches")
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def joined(batches: Sequence[Batch]) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 
 import torch
@@ -100,6 +101,7 @@ class Learner:
         self.failure: str | None = None
         self._losses: list[tuple[Tensor, int]] = []  # of steps not waited for yet
         self._due: list[Batch] = []
+        self._ahead: Future[list[Batch]] | None = None  # what is due in the next step
         self._loss = torch.zeros((), device=self.device)
         self._norm = torch.zeros(())
         self._rate = 0.0  # of the last step
@@ -167,6 +169,10 @@ class Learner:
             make_batch([rows[i] for i in piece], self.collate, self.task_type) for piece in pieces
         ]
 
+    def _make_ahead(self, step: int) -> list[Batch]:
+        batches = self.batches(step)
+        return [b.pinned() for b in batches] if self.device.type == "cuda" else batches
+
     def first_row(self) -> Batch:
         """A batch of one row."""
         return make_batch([self.run.train_rows[0]], self.collate, self.task_type)
@@ -181,9 +187,16 @@ class Learner:
         ]
         return max((tokens, step) for step, tokens in enumerate(sizes))
 
-    def begin_step(self) -> list[Batch]:
-        """The batches of the next step, of which `take` is to be told."""
-        self._due = self.batches()
+    def begin_step(self, pool: Executor) -> list[Batch]:
+        """The batches of the next step, of which `take` is to be told.
+
+        Args:
+            pool: Makes those of the step after it meanwhile. What is wrong with them is raised
+                when they are due.
+        """
+        after = self.progress.step + 1
+        self._due = self.batches() if self._ahead is None else self._ahead.result()
+        self._ahead = pool.submit(self._make_ahead, after) if after < self.steps else None
         self._loss = torch.zeros((), device=self.device)
         return self._due
 

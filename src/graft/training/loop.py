@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from graft.adapt import PeftModel
 from graft.config import TaskType
 from graft.errors import ConfigError, about
-from graft.training.batches import Batch, Collate
+from graft.training.batches import Batch, Collate, collating
 from graft.training.evaluate import evaluate
 from graft.training.forward import Part, make_forward, without_dropout
 from graft.training.lean import lean_layers
@@ -184,10 +184,10 @@ class Loop:
             if largest_first:
                 self._rounds.try_largest(self.learners)
             self._since = time.perf_counter()
-            with without_dropout(self.model), lean_layers(self.model):
+            with collating() as pool, without_dropout(self.model), lean_layers(self.model):
                 while any(learner.learns for learner in self.learners):
                     learning = [learner for learner in self.learners if learner.learns]
-                    self._rounds.take(learning)
+                    self._rounds.take(learning, pool)
                     self.rounds += 1
                     for learner in learning:
                         learner.tell("on_step", learner.progress.step)

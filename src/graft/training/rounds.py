@@ -7,6 +7,7 @@ alone: weights of the loss, dropout and optimizer are its own, and rows do not s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import Executor
 
 import torch
 
@@ -49,9 +50,9 @@ class Rounds:
             return str(reason)
         return None
 
-    def take(self, learners: Sequence[Learner]) -> None:
-        """One step of each of `learners`."""
-        for pieces in self._passes(learners):
+    def take(self, learners: Sequence[Learner], pool: Executor) -> None:
+        """One step of each of `learners`, while `pool` makes the batches of the next one."""
+        for pieces in self._passes(learners, pool):
             self._backward(pieces)
         for learner in learners:
             learner.end_step()
@@ -71,12 +72,12 @@ class Rounds:
     def _part(self, learner: Learner, batch: Batch, weight: float) -> Part:
         return Part(batch.to(self.device), weight, learner.name)
 
-    def _passes(self, learners: Sequence[Learner]) -> list[list[Piece]]:
+    def _passes(self, learners: Sequence[Learner], pool: Executor) -> list[list[Piece]]:
         """The batches of the learners' next steps, as they share forward passes."""
         apart: list[list[Piece]] = []
         due: dict[str | None, list[Piece]] = {}
         for learner in learners:
-            pieces = [(learner, batch) for batch in learner.begin_step()]
+            pieces = [(learner, batch) for batch in learner.begin_step(pool)]
             # A mask of dropout over padded rows would depend on the longest row of the pass.
             if self._shares and not (self.forward.pads and learner.drops_out):
                 due[learner.name] = pieces
