@@ -152,8 +152,7 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, rule: _Rule) -> Tensor:
         x_wide = x.float()
-        inverse = torch.linalg.vector_norm(x_wide, dim=-1, keepdim=True)
-        inverse.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        inverse = x_wide.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
         ctx.rule = rule
         normal = x_wide * inverse if x_wide is x else x_wide.mul_(inverse)
