@@ -10,8 +10,8 @@ same order, so that what slows the machine slows all. Figures are ratios within 
 
 Runners:
     graft           as `graft train` trains
-    graft-X         with one trick left out: packing, fusing, chunks, or the stop of the backward
-                    pass below the lowest adapted layer (on the method `lora-top`)
+    graft-X         with one trick left out: packing, fusing, lean, chunks, or the stop of the
+                    backward pass below the lowest adapted layer (on the method `lora-top`)
     peft            with transformers' Trainer, as a tutorial writes it
     peft-tuned      the same with glibc's allocator tuned
     peft-autocast   the same with `bf16=True` over a model in fp32
@@ -33,6 +33,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,8 @@ def leave_out(trick: str, model: Any) -> None:
         loop.make_forward = lambda model, task: forward.Padded(model, task, "left out")
     elif trick == "fusing":
         Site.fuses = False
+    elif trick == "lean":
+        loop.lean_layers = lambda model: nullcontext()
     elif trick == "chunks":
         head._CHUNK_BYTES = 2**40
     elif trick == "stop":

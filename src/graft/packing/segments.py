@@ -134,11 +134,11 @@ class _Attend(torch.autograd.Function):
         for reading in readings:
             segment = _Segment(reading, rules, key, value, bias, prefixes)
             k, v = segment.k, segment.v
-            sum_k, sum_v = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
+            sum_k, sum_v = [], []
             for block in segment.blocks():
                 q, g, seen = segment.part(query, block), segment.part(grad, block), block.seen
                 p, slope = segment.probabilities(q, block)
-                sum_v[:, :seen] += torch.bmm(p.transpose(1, 2), g)
+                sum_v.append(torch.bmm(p.transpose(1, 2), g))
                 grad_p = torch.bmm(g, v[:, :seen].transpose(1, 2))
                 s = torch._softmax_backward_data(grad_p, p, -1, p.dtype)
                 if grad_bias is not None:
@@ -146,9 +146,9 @@ class _Attend(torch.autograd.Function):
                 if slope is not None:
                     s *= slope
                 segment.put(_product(s, k[:, :seen], rules.scaling), grad_query, block)
-                sum_k[:, :seen] += _product(s.transpose(1, 2), q, rules.scaling)
-            segment.add(sum_k, grad_key, [prefix[0] for prefix in grad_prefixes])
-            segment.add(sum_v, grad_value, [prefix[1] for prefix in grad_prefixes])
+                sum_k.append(_product(s.transpose(1, 2), q, rules.scaling))
+            segment.add(_summed(sum_k, wide), grad_key, [prefix[0] for prefix in grad_prefixes])
+            segment.add(_summed(sum_v, wide), grad_value, [prefix[1] for prefix in grad_prefixes])
         return grad_query, grad_key, grad_value, grad_bias, None, None, *grad_prefixes
 
 
@@ -156,6 +156,22 @@ def _product(a: Tensor, b: Tensor, scaling: float) -> Tensor:
     """scaling * a b."""
     out = a.new_empty(*a.shape[:2], b.shape[2])
     return out.baddbmm_(a, b, beta=0, alpha=scaling)
+
+
+def _summed(parts: list[Tensor], wide: torch.dtype) -> Tensor:
+    """The sum of `parts` [H, n, K], of which each is as long as the last or shorter."""
+    *others, last = parts
+    if not others:
+        return last
+    out = last.to(wide)
+    for part in others:
+        out[:, : part.shape[1]] += part
+    return out
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    """[H, n, K] each -> [H, N, K]."""
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, 1)
 
 
 @dataclass(frozen=True)
@@ -197,8 +213,8 @@ class _Segment:
         self.reading, self.rules, self.bias = reading, rules, bias
         front = [] if reading.prefix is None else [prefixes[reading.prefix]]
         self.always = sum(prefix.shape[2] for prefix in front)
-        self.k = torch.cat([*(own[0] for own in front), *(key[:, s] for s in reading.keys)], 1)
-        self.v = torch.cat([*(own[1] for own in front), *(value[:, s] for s in reading.keys)], 1)
+        self.k = _joined([*(own[0] for own in front), *(key[:, s] for s in reading.keys)])
+        self.v = _joined([*(own[1] for own in front), *(value[:, s] for s in reading.keys)])
 
     def blocks(self) -> Iterator[_Block]:
         queries, keys = self.reading.queries, self.k.shape[1]
