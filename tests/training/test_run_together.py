@@ -101,6 +101,22 @@ def test_stopped_and_resumed_as_a_whole(joint_run, tmp_path):
         train(parse_run_config(joint_run), resume=True)
 
 
+@pytest.mark.parametrize("change", ["one less", "one more", "another name", "one"])
+def test_other_adapters_are_not_gone_on_with(joint_run, tmp_path, change):
+    for own in joint_run["adapters"].values():
+        own["train"] = {"max_steps": 1}
+    train(parse_run_config(joint_run))
+    adapters = joint_run["adapters"]
+    if change != "one more":
+        c = adapters.pop("c")
+    if change != "one less":
+        adapters["d"] = {"method": "ia3"}
+    if change == "one":
+        joint_run["adapters"] = {"c": c}
+    with pytest.raises(CheckpointError, match=r"checkpoint-1 is of a run of a, b, c; this one is"):
+        train(parse_run_config(joint_run), resume=True)
+
+
 def test_a_new_run_takes_the_place_of_the_former_one(joint_run):
     config = parse_run_config(joint_run)
     out = train(config).output_dir
@@ -195,6 +211,7 @@ def test_the_command_fails_where_an_adapter_left(joint_run, tmp_path, capsys):
     assert ended.value.code == 1
     said = capsys.readouterr()
     assert "These adapters left the run: a." in said.err
+    assert "  left the run: The loss is no number any more" in said.out
     assert "a leaves the run. The loss is no number any more" in said.out
     out = tmp_path / "out"
     assert not (out / "a" / "adapter_config.json").exists()

@@ -23,6 +23,7 @@ from tiny import SENTENCES, make_tokenizer, tiny_bert, tiny_llama
 
 from .conftest import needed_fields
 from .test_loop import StopAt
+from .test_run import Notes
 
 LM = TaskType.CAUSAL_LM
 KINDS = [kind.lower() for kind in METHODS]
@@ -152,6 +153,23 @@ def test_classifiers_each_with_a_head_of_its_own(packs, class_rows, monkeypatch)
     kinds = ("lora", "ia3", "prompt_tuning")
     runs = {kind: run_of(kind, task, class_rows) for kind in kinds}
     assert_same(together(_classifier, dict(runs), task), alone(_classifier, runs, task), 2e-5)
+
+
+def test_rows_too_long_side_by_side_take_turns(class_rows):
+    """62 tokens of one and 3 virtual tokens of the other are more than BERT's 64 positions."""
+    task = TaskType.SEQ_CLS
+    long = [{**row, "input_ids": (row["input_ids"] * 62)[:62]} for row in class_rows]
+    runs = {
+        "lora": run_of("lora", task, long),
+        "prompt_tuning": run_of("prompt_tuning", task, class_rows),
+    }
+    notes = Notes()
+    model = attached(_classifier(), runs)
+    collate = Collator(make_tokenizer(), task)
+    results = fit(model, runs, collate, task_type=task, callbacks=[notes])
+    assert "3 virtual tokens of prompt_tuning beside a row of 62 tokens of lora" in notes.texts[0]
+    ends = {name: (weights(model, name), results[name]) for name in runs}
+    assert_same(ends, alone(_classifier, runs, task), 2e-5)
 
 
 def _classifier():

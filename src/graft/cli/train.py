@@ -135,6 +135,8 @@ def _closing_lines(summary: dict[str, Any]) -> list[str]:
     after = summary["eval_best" if summary["saved"] == "best" else "eval_last"]
     for name, value in after.items():
         lines.append(f"{name}: {summary['eval_before'][name]:.4g} -> {value:.4g}")
+    if summary["failure"]:
+        lines.append(f"left the run: {summary['failure']}")
     if summary["stopped_early"]:
         lines.append("stopped early: the evaluation loss no longer fell")
     return lines

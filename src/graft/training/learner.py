@@ -144,6 +144,12 @@ class Learner:
         layers = {} if self.name is None else self.model.adapter(self.name).layers
         return any(getattr(layer, "dropout", 0.0) for layer in layers.values())
 
+    @property
+    def virtual_tokens(self) -> int:
+        """How many it puts in front of each row."""
+        config = None if self.name is None else self.model.peft_config[self.name]
+        return getattr(config, "num_virtual_tokens", None) or 0
+
     def start(self, batches: str) -> Start:
         """What is known before the first step; `batches` as `Start` has it."""
         _, every = self.model.get_nb_trainable_parameters()

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import torch
+from torch import nn
 
 from graft.adapt import PeftModel
 from graft.errors import ConfigError
-from graft.training.batches import Batch
-from graft.training.forward import Forward, Part
+from graft.training.batches import Batch, row_lengths
+from graft.training.forward import Forward, Padded, Part
 from graft.training.learner import Learner
 from graft.training.passes import fill_passes, token_budget
 
@@ -41,6 +43,9 @@ class Rounds:
         """Why adapters must not share a pass of this model, tried on a row of each; None: may."""
         if len(learners) < 2:
             return None
+        if too_long := self._too_long(learners):
+            self._shares = False
+            return too_long
         parts = [self._part(each, each.first_row(), 1.0) for each in learners]
         try:
             with torch.no_grad():
@@ -49,6 +54,28 @@ class Rounds:
             self._shares = False
             return str(reason)
         return None
+
+    def _too_long(self, learners: Sequence[Learner]) -> str | None:
+        """Why rows side by side are longer than the base model can read, though each alone is not.
+
+        A padded row of a pass has room for the longest text and for the most virtual tokens.
+        """
+        base: Any = self.model.base_model
+        positions = getattr(base.config.get_text_config(), "max_position_embeddings", None)
+        if not isinstance(self.forward, Padded) or not positions:
+            return None
+        tables = (m for m in base.modules() if isinstance(m, nn.Embedding))
+        for table in tables:
+            if table.num_embeddings == positions and table.padding_idx is not None:
+                positions -= table.padding_idx + 1  # RoBERTa counts from there
+        virtual, soft = max((each.virtual_tokens, each.name or "") for each in learners)
+        text, long = max((int(row_lengths(e.run.train_rows).max()), e.name or "") for e in learners)
+        if not virtual or virtual + text <= positions:
+            return None
+        return (
+            f"the {virtual:,} virtual tokens of {soft} beside a row of {text:,} tokens of {long} "
+            f"are more than the {positions:,} positions of the base model"
+        )
 
     def take(self, learners: Sequence[Learner], pool: Executor) -> None:
         """One step of each of `learners`, while `pool` makes the batches of the next one."""
@@ -70,7 +97,7 @@ class Rounds:
             parameter.grad = None
 
     def _part(self, learner: Learner, batch: Batch, weight: float) -> Part:
-        return Part(batch.to(self.device), weight, learner.name)
+        return Part(batch.to(self.forward.takes_on), weight, learner.name)
 
     def _passes(self, learners: Sequence[Learner], pool: Executor) -> list[list[Piece]]:
         """The batches of the learners' next steps, as they share forward passes."""

@@ -18,7 +18,7 @@ from graft.adapt import PeftModel
 from graft.atomic import require_room, write_text
 from graft.data.collate import Collator
 from graft.data.prepare import PreparedData, prepare_data
-from graft.errors import ConfigError, about
+from graft.errors import CheckpointError, ConfigError, about
 from graft.hub import (
     LABELS_NAME,
     load_config,
@@ -34,7 +34,7 @@ from graft.training.loop import Loop
 from graft.training.memory import resident_bytes
 from graft.training.positions import room_for_text, within
 from graft.training.precision import base_in_bf16
-from graft.training.state import Store, checkpoints, failures_at
+from graft.training.state import Store, adapters_at, checkpoints, failures_at
 
 __all__ = ["Lesson", "Setup", "check_places", "set_up"]
 
@@ -172,10 +172,12 @@ def check_places(config: RunConfig, resume: bool) -> Path | None:
 
     Raises:
         ConfigError: The output folder is taken, or has no checkpoint; or there is no base model.
-        CheckpointError: A base model that is broken.
+        CheckpointError: A base model that is broken, or a checkpoint of other adapters.
     """
     output_dir = Path(str(config.train.output_dir))
     checkpoint = _newest(output_dir) if resume else None
+    if checkpoint is not None:
+        _same_adapters(config, checkpoint)
     require_room(output_dir)
     if checkpoint is None and not config.train.overwrite_output_dir:
         _refuse_used(output_dir)
@@ -252,6 +254,17 @@ def _newest(output_dir: Path) -> Path:
     return found[-1]
 
 
+def _same_adapters(config: RunConfig, checkpoint: Path) -> None:
+    now = set(config.adapters) if len(config.adapters) > 1 else set()
+    before = adapters_at(checkpoint)
+    if before != now:
+        was, own = (", ".join(sorted(names)) or "one adapter" for names in (before, now))
+        raise CheckpointError(
+            f"{checkpoint} is of a run of {was}; this one is of {own}. Resuming goes on with the "
+            "same run: put its adapters back, or start a new run in another folder."
+        )
+
+
 def _refuse_used(output_dir: Path) -> None:
     if output_dir.is_file():
         raise ConfigError(f"`train.output_dir` is a file: {output_dir}.")
@@ -273,7 +286,8 @@ def _on_data(lessons: Mapping[str | None, Lesson]) -> list[str]:
         text = f"data{of}: {len(data.train):,} rows to train on, format {data.format}"
         if data.rows_truncated:
             limit = lesson.config.data.max_length
-            text += f"; {data.rows_truncated:,} were cut to {limit:,} tokens"
+            held = ", those to evaluate on among them," if data.eval is not None else ""
+            text += f"; {data.rows_truncated:,}{held} were cut to {limit:,} tokens"
         if data.rows_dropped:
             text += f"; {data.rows_dropped:,} were dropped, nothing was left in them to learn"
         lines.append(text)

@@ -30,7 +30,7 @@ from graft.atomic import whole_folder
 from graft.errors import CheckpointError
 from graft.training.optimizer import load_optimizer_state, optimizer_state
 
-__all__ = ["Failure", "Progress", "Store", "Trained", "checkpoints", "failures_at"]
+__all__ = ["Failure", "Progress", "Store", "Trained", "adapters_at", "checkpoints", "failures_at"]
 
 _TENSORS, _VALUES = "training_state.safetensors", "training_state.json"
 _ROUND = "round.json"
@@ -203,6 +203,16 @@ class Store:
         device = trained.optimizer.param_groups[0]["params"][0].device
         trained.best = {k: t.to(device) for k, t in _under("best", tensors).items()}
         trained.progress = Progress(**values["progress"])
+
+
+def adapters_at(checkpoint: Path) -> set[str]:
+    """The adapters of a run of several at `checkpoint`, those that had left it too.
+
+    Raises:
+        CheckpointError: The file that says who left is broken.
+    """
+    held = {path.parent.name for path in checkpoint.glob(f"*/{_VALUES}")}
+    return held | {str(name) for name in failures_at(checkpoint)}
 
 
 def failures_at(checkpoint: Path) -> dict[str | None, Failure]:
