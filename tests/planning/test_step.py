@@ -135,11 +135,11 @@ def test_what_is_held_before_the_step_is_the_models_own_bytes():
     assert (trace.trainable, trace.parameters) == model.get_nb_trainable_parameters()
 
 
-def test_rows_are_padded_where_packing_is_not_measured():
+def test_rows_are_padded_where_packing_is_proven_on_the_device_alone():
     packed, padded = (trace_step(setting(llama(), "lora", device=kind)) for kind in ("cpu", "cuda"))
     assert packed.packed
     assert not padded.packed
-    assert "cuda" in padded.how
+    assert "upper bound" in padded.how
     flops = [sum(each.flops * each.count for each in t.operations) for t in (packed, padded)]
     assert flops[0] < flops[1]
 

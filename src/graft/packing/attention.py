@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -18,6 +20,7 @@ from graft.errors import GraftError
 from graft.packing.distances import is_of_longest
 from graft.packing.layout import Layout
 from graft.packing.segments import Rules, attend
+from graft.packing.varlen import ROUNDING, attend_at_once, disagreement
 
 __all__ = ["Unpackable", "attending_by_segment", "attention_configs"]
 
@@ -94,8 +97,29 @@ def _attention(
         softcap=softcap,
         masks=packed.masks,
     )
+    if _has_kernel(key.device):
+        if position_bias is not None or softcap is not None:
+            raise _strange(module, "scores that a GPU's kernel does not compute")
+        _try_kernel(module, query, key, rules)
+        if packed.longest <= (sliding_window or 0):
+            rules = replace(rules, window=None)
+        if rules.window is None or not prefixes:
+            spans = packed.spans(source is not None, key.device)
+            return attend_at_once(query[0], key[0], value[0], prefixes, spans, rules)[None], None
     bias = None if position_bias is None else position_bias[0]
     return attend(query[0], key[0], value[0], bias, prefixes, readings, rules)[None], None
+
+
+def _has_kernel(device: torch.device) -> bool:
+    return device.type == "cuda"
+
+
+def _try_kernel(module: nn.Module, query: Tensor, key: Tensor, rules: Rules) -> None:
+    heads = query.shape[1], key.shape[1]
+    slides = rules.window is not None and rules.causal
+    off = disagreement(heads, key.shape[3], key.dtype, key.device, rules.causal, slides)
+    if not off <= ROUNDING:
+        raise _strange(module, f"attention that a GPU's kernel computes {off:.1%} otherwise")
 
 
 def _strange(module: nn.Module, what: str) -> Unpackable:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from graft.adapt.routing import RowGroup
 from graft.packing.segments import Reading
+from graft.packing.varlen import Spans
 
 __all__ = ["Layout", "Segment"]
 
@@ -74,6 +76,7 @@ class Layout:
         self.groups: list[RowGroup] = []
         self.prefixes: list[tuple[Tensor, ...]] = []
         self.masks: dict[Any, Tensor] = {}
+        self._spans: dict[bool, Spans] = {}
         for group, prompt, prefix in zip(groups, prompts, prefixes, strict=True):
             start, shown, front = self.length, None, None
             if prefix is not None:
@@ -140,3 +143,14 @@ class Layout:
         assert self.source is not None
         pairs = zip(self.segments, self.source.segments, strict=True)
         return [Reading(own.tokens, (its.tokens,)) for own, its in pairs]
+
+    def spans(self, of_source: bool, device: torch.device) -> Spans:
+        """What the kernel of a GPU takes, for `source_readings` or `own_readings`; made once."""
+        if of_source not in self._spans:
+            readings, keys, fronts = self.own_readings, self.length, self.prefixes
+            if of_source:
+                assert self.source is not None
+                readings, keys, fronts = self.source_readings, self.source.length, []
+            lengths = [front[0].shape[2] for front in fronts]
+            self._spans[of_source] = Spans.of(readings, keys, lengths, device)
+        return self._spans[of_source]

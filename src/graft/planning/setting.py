@@ -45,8 +45,8 @@ class Setting:
         quantised: Bits of the base model's linear layers, held quantised.
         gradient_checkpointing: Whether activations are computed again in the backward pass.
         num_labels: Classes of a new head; None: as the config says.
-        device: Where it is to run, "cpu", "cuda" or "mps": rows are packed on CPUs only, and
-            memory is handed out in other pieces.
+        device: Where it is to run, "cpu", "cuda" or "mps": rows are counted padded but on
+            CPUs, and memory is handed out in other pieces.
     """
 
     config: PreTrainedConfig

@@ -25,6 +25,7 @@ from graft.packing import (
     packed_forward,
     proven_forward,
     proven_layers,
+    why_padded,
     without_cache,
 )
 from graft.training.batches import Batch, joined
@@ -38,7 +39,7 @@ class Part:
     """One batch in a forward pass.
 
     Attributes:
-        batch: On the model's device.
+        batch: On the device that the forward takes it on.
         weight: Of each of its targets in the loss of the pass.
         adapter: Whose rows they are; None: of whatever adapters are active.
     """
@@ -60,10 +61,12 @@ class Forward(ABC):
     Attributes:
         how: In words.
         pads: Whether rows are as long as the longest one of the pass.
+        takes_on: The device on which batches are taken.
     """
 
     how: str
     pads: bool
+    takes_on: torch.device
 
     @abstractmethod
     def loss(self, parts: Sequence[Part]) -> tuple[Tensor, list[Tensor]]:
@@ -94,10 +97,13 @@ def make_forward(
         kind: Of device; None: where the model is.
         proven: False: whether a model packs is told from its build alone, without any numbers.
     """
-    kind = kind or next(model.base_model.parameters()).device.type
-    if kind != "cpu":
-        # Segments are attended to one by one: on a GPU that may cost more than padding.
-        return Padded(model, task_type, f"packing has not been measured on {kind}")
+    one = next(model.base_model.parameters())
+    kind = kind or one.device.type
+    reason = why_padded(kind, one.dtype)
+    if kind == "cuda" and not proven:
+        reason = "an upper bound: where the GPU's kernel is proven, rows are packed"
+    if reason is not None:
+        return Padded(model, task_type, reason)
     try:
         if task_type in (TaskType.CAUSAL_LM, TaskType.SEQ_2_SEQ_LM):
             return _Rows(proven_forward(model) if proven else packed_forward(model), task_type)
@@ -114,6 +120,7 @@ class _Rows(Forward):
 
     def __init__(self, packed: PackedForward | PackedPairs, task_type: TaskType) -> None:
         self.packed, self.task_type = packed, task_type
+        self.takes_on = torch.device("cpu")  # where rows are cut to their own lengths
 
     def loss(self, parts: Sequence[Part]) -> tuple[Tensor, list[Tensor]]:
         rows: list[Tensor] = []
@@ -141,6 +148,7 @@ class Padded(Forward):
     def __init__(self, model: PeftModel, task_type: TaskType, reason: str) -> None:
         self.model, self.task_type = model, task_type
         self.how = f"rows are padded ({reason.rstrip('.')})"
+        self.takes_on = next(model.base_model.parameters()).device
 
     def loss(self, parts: Sequence[Part]) -> tuple[Tensor, list[Tensor]]:
         names = _names(parts)

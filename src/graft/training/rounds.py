@@ -97,7 +97,7 @@ class Rounds:
             parameter.grad = None
 
     def _part(self, learner: Learner, batch: Batch, weight: float) -> Part:
-        return Part(batch.to(self.device), weight, learner.name)
+        return Part(batch.to(self.forward.takes_on), weight, learner.name)
 
     def _passes(self, learners: Sequence[Learner], pool: Executor) -> list[list[Piece]]:
         """The batches of the learners' next steps, as they share forward passes."""
