@@ -335,3 +335,20 @@ def test_positions_are_the_fewest_that_anyone_names():
     assert XLNetConfig().max_position_embeddings < 0  # it has no end
     assert positions_of(XLNetConfig(), tokenizer) == 100
     assert positions_of(T5Config(), tokenizer) == 100  # it names none
+
+
+def test_what_no_file_holds_is_the_same_at_each_load(tmp_path, caplog):
+    """A pooler that stays as it is is part of what an adapter learned on."""
+    sizes = {**SIZES, "num_hidden_layers": 1, "max_position_embeddings": 8}
+    BertForMaskedLM(BertConfig(**sizes)).save_pretrained(tmp_path)
+    save_tokenizer(tmp_path)
+    poolers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        model = load_model(str(tmp_path), TaskType.SEQ_CLS)
+        poolers.append(model.bert.pooler.dense.weight)
+        drawn = torch.rand(3)
+        torch.manual_seed(seed)
+        assert torch.equal(drawn, torch.rand(3))  # the caller's numbers are as they were
+    assert torch.equal(*poolers)
+    assert "stays random" in caplog.text

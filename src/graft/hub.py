@@ -119,7 +119,7 @@ def load_model(
 
     Returns:
         The model. Its `new_parameters` are the names of those that are in no file, such as a new
-        head's: random numbers.
+        head's: random numbers, the same at each load.
 
     Raises:
         ConfigError: No such model.
@@ -132,9 +132,11 @@ def load_model(
         options["ignore_mismatched_sizes"] = True  # a head for other labels is made anew
     where = resolve(source, revision)
     try:
-        model, info = _AUTO_CLASSES[task_type].from_pretrained(
-            where, trust_remote_code=False, output_loading_info=True, **options
-        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what no file holds must be the same for a resume, and in use
+            model, info = _AUTO_CLASSES[task_type].from_pretrained(
+                where, trust_remote_code=False, output_loading_info=True, **options
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
         raise _unreadable(source, f"a base model for {task_type}", error) from None
     model.name_or_path = source.removeprefix("hf:")  # what an adapter names as its base
@@ -361,7 +363,10 @@ def _check_missing(
     frozen = [name for name in missing if name.startswith(f"{model.base_model_prefix}.")]
     if frozen:
         _LOG.warning(
-            "%s has no weights for %s%s, which stays random.", source, frozen[0], _and_more(frozen)
+            "%s has no weights for %s%s, which stays random, the same at each load.",
+            source,
+            frozen[0],
+            _and_more(frozen),
         )
 
 
