@@ -55,11 +55,11 @@ def evaluate(
         for indices in split(range(len(rows)), batch_size):
             some = [rows[i] for i in indices]
             batch = make_batch(some, collate, task_type)
-            batch = batch.to(device)
             targets += batch.targets
             if forward is not None and judge is None:
-                loss += forward.loss([Part(batch, 1.0)])[0].item()
+                loss += forward.loss([Part(batch.to(forward.takes_on), 1.0)])[0].item()
                 continue
+            batch = batch.to(device)
             out = model(**batch.inputs) if forward is None else forward.outputs(batch.inputs)
             loss += out.loss.item() * batch.targets
             if judge is not None:
