@@ -3,34 +3,35 @@
     python benchmarks/quality.py --data FOLDER --minilm FOLDER [--out FOLDER] [--only demo,sst2]
 
 Tasks: `shakespeare` (stories260K, from FOLDER/lm and FOLDER/text), `sst2` and `trec` (MiniLM, from
-FOLDER/classify), `demo` (graft's bundled base and task; it needs no FOLDER). Each of the six
-methods, and full fine-tuning, with three seeds in graft and in PEFT. Every tool makes its adapter
-as it does by itself, so a seed stands for its own random start. PEFT is trained by a plain loop
-over padded batches, graft by its own; both are judged by the same code on the same held-out rows.
+FOLDER/classify), `demo` (graft's bundled base and task; it needs no FOLDER) and `demo-whole` (the
+same with the steps of `graft demo`). Each of the six methods, and full fine-tuning, with three
+seeds in graft and in PEFT. Every tool makes its adapter as it does by itself, so a seed stands for
+its own random start. PEFT is trained by a plain loop over padded batches, graft by its own; both
+are judged by the same code on the same held-out rows.
 
 A result that is there (`--out`/results/*.json) is not computed again, so it can be stopped and gone
-on with. The table, `quality.md`, and `quality.json` are written anew after each result. On one core
-everything takes about half an hour.
+on with. The table, `quality.md`, and `quality.json` are written anew after each result, the plot,
+`quality.png`, at the end. On one core everything takes about an hour and a half.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import itertools
 import json
 import time
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from report import machine
 
 from graft.adapt import PeftModel
 from graft.atomic import write_text
-from graft.comparison.results import HIGHER_IS_BETTER
+from graft.comparison.results import HIGHER_IS_BETTER, Spread
 from graft.comparison.spread import better, spread
 from graft.config import TaskType
 from graft.data.collate import Collator
@@ -52,6 +53,9 @@ METHODS = ("lora", "ia3", "bitfit", "prompt_tuning", "p_tuning", "prefix_tuning"
 TOOLS = ("graft", "peft")
 PROMPTS = ("prompt_tuning", "p_tuning", "prefix_tuning")
 ALL_BIASES = "dummy-target-modules"  # PEFT's name of no target: only biases are left to train
+
+# What PEFT's prefix hands over, `past_key_values`, is no argument of transformers' encoders.
+REFUSED = {(TaskType.SEQ_CLS, "prefix_tuning", "peft")}
 
 
 @dataclass(frozen=True)
@@ -107,6 +111,9 @@ def tasks(data: Path | None, minilm: Path | None, out: Path) -> dict[str, Task]:
         fields={name: dict(chosen.fields) for name, chosen in OF_DEMO.items()},
         more_steps=dict.fromkeys(("prompt_tuning", "p_tuning"), 80),
     )  # fmt: skip
+    found["demo-whole"] = replace(
+        found["demo"], more_steps={name: chosen.steps for name, chosen in OF_DEMO.items()}
+    )
     if data is None:
         return found
     text = (data / "text/tinyshakespeare.txt").read_text(encoding="utf-8")
@@ -133,10 +140,10 @@ def tasks(data: Path | None, minilm: Path | None, out: Path) -> dict[str, Task]:
                 "train": f"{place / 'train.jsonl'}#4000", "eval": f"{place / part}.jsonl#400",
                 "max_length": 32,
             },
-            48, 16,
+            100, 16,
             {
-                "lora": 2e-3, "ia3": 1e-2, "bitfit": 3e-3, "prompt_tuning": 1e-2, "p_tuning": 3e-3,
-                "prefix_tuning": 1e-2, "full": 1e-4,
+                "lora": 3e-3, "ia3": 2e-2, "bitfit": 5e-3, "prompt_tuning": 3e-2, "p_tuning": 1e-2,
+                "prefix_tuning": 2e-2, "full": 1e-4,
             },
             ("accuracy", "loss"),
         )  # fmt: skip
@@ -254,32 +261,87 @@ def plain_loop(
         optimizer.zero_grad()
 
 
+_HEAD = ["| method | trained | rate | steps | graft | PEFT | |", "|---" * 7 + "|"]
+
+
 def table(found: dict[str, Any], every: dict[str, Task]) -> str:
-    """Markdown: a line for each task, measure and method; what is worse in bold."""
-    lines = ["| task | measure | method | graft | PEFT | |", "|---|---|---|---|---|---|"]
+    """Markdown: for each task and measure a line for each method; what is worse in bold."""
+    lines: list[str] = []
     for name, task in every.items():
-        for metric, method in itertools.product(task.metrics, METHODS):
-            values = [
-                [
-                    found[key][metric]
-                    for key in found
-                    if key.startswith(f"{name}--{method}--{tool}--")
-                ]
-                for tool in TOOLS
-            ]
-            if not all(values):
-                continue
-            graft, peft = map(spread, values)
-            verdict = "alike"
-            if min(map(len, values)) < 2:
-                verdict = "one seed: chance"
-            elif better(graft, peft, metric in HIGHER_IS_BETTER):
-                verdict = "graft is better"
-            elif better(peft, graft, metric in HIGHER_IS_BETTER):
-                verdict = "**graft is worse**"
-            cells = [f"{s.mean:.4f} ({s.low:.4f} to {s.high:.4f})" for s in (graft, peft)]
-            lines.append(f"| {name} | {metric} | {method} | {cells[0]} | {cells[1]} | {verdict} |")
-    return "\n".join(lines) + "\n"
+        for metric in task.metrics:
+            rows = [_row(found, name, task, metric, method) for method in METHODS]
+            if any(rows):
+                lines += ["", f"**{name}, {metric}**", "", *_HEAD, *filter(None, rows)]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def _row(found: dict[str, Any], name: str, task: Task, metric: str, method: str) -> str | None:
+    graft, peft = (of_tool(found, name, method, tool) for tool in TOOLS)
+    if not graft:
+        return None
+    values = [[run[metric] for run in runs] for runs in (graft, peft)]
+    if not peft:
+        verdict = "PEFT refuses" if (task.task_type, method, "peft") in REFUSED else "not measured"
+    elif min(map(len, values)) < 2:
+        verdict = "one seed: chance"
+    else:
+        verdict = _verdict(spread(values[0]), spread(values[1]), metric in HIGHER_IS_BETTER)
+    settings = task.settings(method, 0)
+    cells = [
+        method, f"{graft[0]['trainable_parameters']:,}", f"{settings.learning_rate:g}",
+        str(settings.max_steps), *map(_cell, values), verdict,
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
+
+
+def _verdict(graft: Spread, peft: Spread, higher_is_better: bool) -> str:
+    if better(graft, peft, higher_is_better):
+        return "graft is better"
+    return "**graft is worse**" if better(peft, graft, higher_is_better) else "alike"
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    found = spread(values)
+    return f"{found.mean:.4f} ({found.low:.4f} to {found.high:.4f}; {len(values)})"
+
+
+def of_tool(found: dict[str, Any], name: str, method: str, tool: str) -> list[dict[str, Any]]:
+    """The results of all seeds."""
+    return [run for key, run in found.items() if key.startswith(f"{name}--{method}--{tool}--")]
+
+
+def plot(found: dict[str, Any], every: dict[str, Task], path: Path) -> None:
+    """A panel for each task: mean and range of its first measure, graft beside PEFT."""
+    import matplotlib.pyplot as plt
+
+    shown = [name for name in every if any(key.startswith(f"{name}--") for key in found)]
+    figure, axes = plt.subplots(
+        1, len(shown), figsize=(3.2 * len(shown), 4), sharey=True, squeeze=False
+    )
+    for axis, name in zip(axes[0], shown, strict=True):
+        metric = every[name].metrics[0]
+        for shift, tool, colour in ((-0.14, "graft", "#1f77b4"), (0.14, "peft", "#d95f02")):
+            for at, method in enumerate(METHODS):
+                values = [run[metric] for run in of_tool(found, name, method, tool)]
+                if values:
+                    mean = sum(values) / len(values)
+                    axis.plot([min(values), max(values)], [at + shift] * 2, color=colour, lw=2)
+                    axis.plot(mean, at + shift, "o", color=colour, ms=5)
+        axis.set_title(name)
+        axis.set_xlabel(f"{metric}, {'more' if metric in HIGHER_IS_BETTER else 'less'} is better")
+        if metric == "loss" and name.startswith("demo"):
+            axis.set_xscale("log")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0][0].set_yticks(range(len(METHODS)), METHODS)
+    axes[0][0].invert_yaxis()
+    for colour, tool in (("#1f77b4", "graft"), ("#d95f02", "PEFT")):
+        axes[0][-1].plot([], [], "o-", color=colour, label=tool)
+    axes[0][-1].legend(loc="best")
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def main() -> None:
@@ -303,7 +365,7 @@ def main() -> None:
             for method in given.methods.split(","):
                 for tool in TOOLS:
                     key = f"{name}--{method}--{tool}--{seed}"
-                    if key in found:
+                    if key in found or (every[name].task_type, method, tool) in REFUSED:
                         continue
                     found[key] = one_result(every[name], method, tool, seed)
                     line = json.dumps(found[key], allow_nan=False) + "\n"
@@ -311,11 +373,13 @@ def main() -> None:
                     print(f"{key}: {line}", end="", flush=True)
                     _write(given.out, found, every)
     _write(given.out, found, every)
+    plot(found, every, given.out / "quality.png")
     print(table(found, every))
 
 
 def _write(out: Path, found: dict[str, Any], every: dict[str, Task]) -> None:
-    write_text(out / "quality.json", json.dumps(found, indent=2) + "\n")
+    told = {"machine": machine(), "results": found}
+    write_text(out / "quality.json", json.dumps(told, indent=1) + "\n")
     write_text(out / "quality.md", table(found, every))
 
 
