@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import MistralConfig, MistralForCausalLM
 
 from graft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
@@ -16,6 +17,7 @@ from graft.packing import attention, varlen, why_padded
 from graft.packing.attention import _attention as packed_attention
 from graft.packing.layout import Layout
 from graft.packing.proof import proven_forward
+from graft.packing.segments import Rules
 from graft.training.forward import make_forward
 from tiny import make_tokenizer, tiny_llama
 
@@ -184,6 +186,24 @@ def test_rows_are_padded_where_the_kernel_fails(kind, why, on_a_gpu, monkeypatch
     forward = make_forward(model, TaskType.CAUSAL_LM)
     assert forward.pads
     assert why in forward.how
+
+
+def test_torch_takes_what_the_kernel_is_handed():
+    """As far as can be told without a GPU: arguments, and shapes of results and gradients."""
+    pytest.importorskip("torch.nn.attention.varlen")
+    front = torch.randn(1, 2, HEADS, 2, SIZE)
+    layout = Layout([3, 5, 1, 4], GROUPS, [2, 0], [front, None])
+    shapes = [(count, layout.length, SIZE) for count in (HEADS * REPEATS, HEADS, HEADS)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        leaves = [torch.empty(shape, dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+        fronts = [torch.empty(2, HEADS, 2, SIZE, dtype=torch.bfloat16, requires_grad=True)]
+        spans = layout.spans(False, torch.device("cpu"))
+        for window in (None, 4):
+            rules = Rules(0.3, True, window, None, {})
+            out = varlen.attend_at_once(*leaves, fronts, spans, rules)
+            assert out.shape == (layout.length, HEADS * REPEATS, SIZE)
+            grads = torch.autograd.grad(out.sum(), [*leaves, *fronts])
+            assert [g.shape for g in grads] == [leaf.shape for leaf in [*leaves, *fronts]]
 
 
 def test_where_the_kernel_is_not_asked():
