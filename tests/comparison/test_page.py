@@ -19,7 +19,7 @@ NASTY = (
     '</td></svg></style><script>alert(1)</script><img src=x onerror="x"> \'" &amp; {{ 7*7 }} '
     "<a href='https://evil.example'> $x$ <!-- \u202e\x1b"
 )
-VOID = {"meta", "br", "hr", "img", "link", "input"}
+VOID = {"meta", "br", "wbr", "hr", "img", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -85,6 +85,16 @@ def test_the_answers_stand_beside_the_bases(page):
     assert parsed.said("dd") == ["wanted", "base", "loss 1.0", "loss 2.0", "loss 2.125"] * 3
 
 
+def test_a_name_breaks_before_a_value_and_silence_is_told():
+    found = made({"lora r=4 learning_rate=0.001": [1.0]})
+    (row,) = found.rows
+    quiet = tuple(replace(sample, answer="") for sample in row.measured.samples)
+    row = replace(row, measured=replace(row.measured, samples=quiet))
+    page = render_page(replace(found, rows=(row,)))
+    assert page.count("lora r=<wbr>4 learning_rate=<wbr>0.001</td>") == 2  # in each table
+    assert Page(page).said("dd")[2::3] == ["(nothing)"] * len(quiet)
+
+
 def test_settings_are_told_once_where_they_are_shared(page):
     parsed = Page(page)
     assert parsed.said("summary")[:3] == ["lora", "ia3", "bitfit"]
@@ -122,7 +132,7 @@ def test_what_others_wrote_is_text(page, nasty):
     def kinds(text: str) -> set[tuple[str, tuple[str, ...]]]:
         return {(tag, tuple(sorted(attrs))) for tag, attrs in Page(text).tags}
 
-    assert kinds(nasty) <= kinds(page) | {("p", ("class",))}
+    assert kinds(nasty) <= kinds(page) | {("p", ("class",)), ("wbr", ())}
     parsed = Page(nasty)
     told = visible(NASTY)
     for tag in ("title", "h1", "p", "td", "dt", "dd", "div", "summary"):

@@ -65,6 +65,12 @@ def test_curves_are_means_over_the_seeds_with_a_band():
     assert (heights.min(), heights.max()) == (1, 5)
 
 
+def test_steps_are_whole_numbers():
+    log = tuple({"step": step, "loss": 1 / step} for step in range(1, 4))
+    (axes,) = draw_curves([Curve("a", (log,))]).axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 def test_a_log_may_hold_anything():
     log = ({"step": 1, "loss": 2.0}, {"step": 2, "loss": float("nan")}, {"step": "x", "loss": 1.0})
     (axes,) = draw_curves([Curve("a", (log,)), Curve("b", ())]).axes

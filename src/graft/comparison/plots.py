@@ -96,6 +96,8 @@ def draw_curves(curves: Sequence[Curve], keys: Sequence[str] = ("eval_loss", "lo
         all_axes = figure.subplots(len(panels), squeeze=False)[:, 0]
         ends = [_curve_panel(axes, shown, key) for axes, key in zip(all_axes, panels, strict=True)]
         all_axes[-1].set_xlabel("step")
+        for axes in all_axes:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         if len(shown) < len(curves):
             figure.suptitle(f"the first {len(shown)} of {len(curves)}", fontsize=10)
         _settle(figure, room)
