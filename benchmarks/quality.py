@@ -282,8 +282,8 @@ def _row(found: dict[str, Any], name: str, task: Task, metric: str, method: str)
     values = [[run[metric] for run in runs] for runs in (graft, peft)]
     if not peft:
         verdict = "PEFT refuses" if (task.task_type, method, "peft") in REFUSED else "not measured"
-    elif min(map(len, values)) < 2:
-        verdict = "one seed: chance"
+    elif min(map(len, values)) < 3:  # ranges of two lie apart by chance in every third case
+        verdict = "too few seeds"
     else:
         verdict = _verdict(spread(values[0]), spread(values[1]), metric in HIGHER_IS_BETTER)
     settings = task.settings(method, 0)
@@ -333,6 +333,7 @@ def plot(found: dict[str, Any], every: dict[str, Task], path: Path) -> None:
         axis.set_xlabel(f"{metric}, {'more' if metric in HIGHER_IS_BETTER else 'less'} is better")
         if metric == "loss" and name.startswith("demo"):
             axis.set_xscale("log")
+            axis.tick_params(axis="x", which="minor", labelbottom=False)
         axis.grid(axis="x", alpha=0.3)
     axes[0][0].set_yticks(range(len(METHODS)), METHODS)
     axes[0][0].invert_yaxis()
