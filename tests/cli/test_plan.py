@@ -58,6 +58,17 @@ def test_the_arithmetic_of_the_tutorial_to_the_digit(graft, capsys):
     assert found["sum_bytes"] == 16 * 1_300_000_000
 
 
+@pytest.mark.parametrize("words", [["--memory", "24GiB"], ["--plot", "x.png"], ["--fit"]])
+def test_what_a_number_of_parameters_does_not_tell_is_refused(graft, words, capsys):
+    assert graft("plan", "--parameters", "1.3B", *words) == 2
+    assert words[0] in capsys.readouterr().err
+
+
+def test_a_place_without_fit_is_refused(graft, run_file, tmp_path, capsys):
+    assert graft("plan", run_file, "--output", tmp_path / "other.yaml") == 2
+    assert "--fit" in capsys.readouterr().err
+
+
 def test_json_has_whole_bytes_and_a_range_of_seconds(graft, config_alone, capsys):
     words = ["--method", "lora", "--length", "16", "--batch-size", "2", "--precision", "bf16"]
     assert graft("plan", config_alone, *words, *ON, "r=3", "--json") == 0

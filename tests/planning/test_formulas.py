@@ -23,7 +23,9 @@ def test_a_number_of_parameters_is_read_to_the_digit(text, count):
     assert parse_count(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "many", "0", "-1B", "1.3", "1.3X", "1.0000000001B", "nan"])
+@pytest.mark.parametrize(
+    "text", ["", "many", "0", "-1B", "1.3", "1.3X", "1.0000000001B", "nan", "1,3B", "1_3B"]
+)
 def test_what_is_no_number_of_parameters_is_said(text):
     with pytest.raises(ConfigError, match=r"1\.3B"):
         parse_count(text)

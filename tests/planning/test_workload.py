@@ -89,11 +89,23 @@ def test_what_is_not_said_of_rows_is_usual_and_never_more_than_the_model_reads()
 
 @pytest.mark.parametrize(
     ("rows", "length", "message"),
-    [(0, 8, "0 rows"), (-1, 8, "-1 rows"), (2, 0, "0 tokens"), (2, 65, "64 positions")],
+    [
+        (0, 8, "0 rows"),
+        (-1, 8, "-1 rows"),
+        (2, 0, "0 tokens"),
+        (2, 1, "2 or more"),
+        (2, 65, "64 positions"),
+        (10**6, 64, "beyond any device"),
+    ],
 )
 def test_rows_that_cannot_be(rows, length, message):
     with pytest.raises(ConfigError, match=message):
         GivenRows(rows, length, 1, TaskType.CAUSAL_LM, 64)
+
+
+def test_virtual_tokens_that_leave_no_room():
+    with pytest.raises(ConfigError, match="virtual tokens"):
+        GivenRows(2, 8, 1, TaskType.CAUSAL_LM, -88)
 
 
 def test_sizes_of_prepared_rows():

@@ -84,6 +84,18 @@ def plan(
     The config of the model is enough, no weights are needed.
     """
     if parameters is not None:
+        unused = {
+            "--batch-size": batch_size,
+            "--length": length,
+            "--memory": memory,
+            "--device": device,
+            "--task-type": task_type,
+            "--plot": plot,
+            "--fit": fit or None,
+            "--output": output,
+            "--exact": exact or None,
+        }
+        _refuse_beside_parameters([name for name, given in unused.items() if given is not None])
         _tell_arithmetic(parameters, source, method, precision, as_json)
         return
     if source is None:
@@ -93,6 +105,8 @@ def plan(
     from graft.planning.plan import plan as make_plan
     from graft.training.runfile import refuse_written, split_overrides
 
+    if output is not None and not fit:
+        raise ConfigError("--output says where --fit writes: add --fit.")
     if plot is not None:
         require_place(plot)
     target = _target(source, output) if fit else None
@@ -124,6 +138,14 @@ def plan(
         _draw(found, plot)
     if target is not None:
         _write_fitting(found, Path(source), overrides, target, force)
+
+
+def _refuse_beside_parameters(flags: list[str]) -> None:
+    if flags:
+        raise ConfigError(
+            f"A number of parameters says nothing of what {' and '.join(flags)} would change: "
+            "name a model in place of --parameters."
+        )
 
 
 def _tell_arithmetic(

@@ -92,6 +92,7 @@ class _Search:
     def __init__(self, planner: Planner, case: Case, device: Device) -> None:
         self.planner, self.case, self.device = planner, case, device
         self.parts = [p for p in (1, *smaller(planner.source.batch_size)) if p >= case.way.parts]
+        self._enough: int | None = None  # index of the parts that the last search found
         self._weights: dict[Base, int] = {case.way.base: case.memory.weights}
         self._kept: dict[tuple[str, Base], int] = {(case.learner.name, case.way.base): case.kept}
 
@@ -123,15 +124,19 @@ class _Search:
 
     def fewest_parts(self, way: Way, learner: Learner | None = None) -> Way | None:
         """`way` with batches in as few parts as fit; None where none do."""
-        low, high = 0, len(self.parts) - 1
-        if not self.fits(replace(way, parts=self.parts[high]), learner):
-            return None
-        while low < high:  # the smaller a pass, the less it needs
-            middle = (low + high) // 2
+        last = len(self.parts) - 1
+        low, high = 0, last + 1  # the smaller a pass, the less it needs
+        # What was enough for another way is often just enough for this one.
+        guesses = (last if self._enough is None else self._enough, (self._enough or 0) - 1, last)
+        while low < high:
+            middle = next((at for at in guesses if low <= at < high), (low + high) // 2)
             if self.fits(replace(way, parts=self.parts[middle]), learner):
                 high = middle
             else:
                 low = middle + 1
+        if high > last:
+            return None
+        self._enough = high
         return replace(way, parts=self.parts[high])
 
     def other_method(self, others: Sequence[Learner]) -> tuple[Way | None, Learner]:

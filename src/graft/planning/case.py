@@ -134,7 +134,7 @@ class Planner:
         if learner.name == FULL and way.base.bits is not None:
             none = self.source.workload()
             error = PlanError(
-                f"The weights of a {way.base.name} base model have no gradients to train by."
+                f"The weights of a base model in {way.base.name} have no gradients to train by."
             )
             return Case(learner, way, none, None, error=error)
         padded = self.device.kind != "cpu"

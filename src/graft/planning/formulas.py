@@ -73,7 +73,8 @@ def parse_count(text: str) -> int:
     Raises:
         ConfigError: It says none.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBT]?)\s*", re.sub(r"[_,]", "", text).upper())
+    plain = re.sub(r"[_,](?=\d{3}(?!\d))", "", text)  # of thousands; 1,3B is no number here
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMBT]?)\s*", plain.upper())
     number = Decimal(found[1]) * _COUNTS[found[2]] if found else Decimal(0)
     if not number or number != int(number):
         raise ConfigError(
@@ -123,7 +124,7 @@ def full_fine_tuning(parameters: int, base: Base = BASES[0]) -> Arithmetic:
     """
     if base.bits is not None:
         raise ConfigError(
-            f"The weights of a {base.name} base model have no gradients, so it cannot be "
+            f"The weights of a base model in {base.name} have no gradients, so it cannot be "
             "fine-tuned in full; --precision fp32 or bf16 can."
         )
     size = 2 if base.dtype == "bfloat16" else 4

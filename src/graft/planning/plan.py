@@ -12,7 +12,7 @@ from pathlib import Path
 
 from graft.config import TaskType
 from graft.download import size_text
-from graft.errors import GraftError, PlanError
+from graft.errors import ConfigError, GraftError, PlanError, did_you_mean
 from graft.methods import method_names
 from graft.planning.advice import Change, cheaper, what_fits
 from graft.planning.case import FULL, Case, Planner, Way
@@ -214,7 +214,11 @@ def _methods(method: str | Sequence[str] | None) -> tuple[str, ...]:
         return ()
     words = method.split(",") if isinstance(method, str) else method
     names = [word.strip().lower().replace("-", "_") for word in words]
-    return (*method_names(), FULL) if "all" in names else tuple(dict.fromkeys(names))
+    every = (*method_names(), FULL)
+    for name in names:
+        if name not in (*every, "all"):
+            raise ConfigError(f"There is no method {name!r}.{did_you_mean(name, every)}")
+    return every if "all" in names else tuple(dict.fromkeys(names))
 
 
 def _answer(asked: Question, exact: bool, alone: bool = False, timed: bool = True) -> Plan:

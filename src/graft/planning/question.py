@@ -13,7 +13,7 @@ import torch
 from pydantic import ValidationError
 from transformers import PreTrainedConfig
 
-from graft.config import TaskType, as_enum
+from graft.config import PeftType, TaskType, as_enum
 from graft.data.config import DataConfig
 from graft.data.prepare import prepare_data
 from graft.errors import CheckpointError, ConfigError, did_you_mean
@@ -247,13 +247,9 @@ def _others(learners: Sequence[Learner], task_type: TaskType) -> tuple[Learner, 
 
 def _fields(method: str) -> set[str]:
     """The settings of a method; of `full` there are none."""
-    kinds = {kind.lower(): kind for kind in METHODS}
-    key = method.lower().replace("-", "_")
-    if key == FULL:
+    if method == FULL:
         return set()
-    if key not in kinds:
-        raise ConfigError(f"There is no method {method!r}.{did_you_mean(key, [*kinds, FULL])}")
-    return {field.name for field in fields(METHODS[kinds[key]].config_class)}
+    return {field.name for field in fields(METHODS[PeftType(method.upper())].config_class)}
 
 
 def _settings(

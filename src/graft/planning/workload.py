@@ -36,6 +36,7 @@ Pass = tuple[Row, ...]
 
 _USUAL_ROWS = 8
 _USUAL_LENGTH = 512
+_MOST = 2**22  # tokens of a pass: its ids are real ones
 _EPOCHS = 3  # whose batches are looked at: each is another draw of the same rows
 
 
@@ -104,7 +105,7 @@ class GivenRows(RowSource):
         limit: How many tokens the model can read; None where it does not say.
 
     Raises:
-        ConfigError: No rows, no tokens, or more of these than the model can read.
+        ConfigError: No rows, no tokens to learn, or more than the model, or any device, can read.
     """
 
     def __init__(
@@ -122,6 +123,17 @@ class GivenRows(RowSource):
         for what, value in (("rows", self.batch_size), ("tokens in a row", self.length)):
             if value < 1:
                 raise ConfigError(f"There is no batch with {value} {what}: give 1 or more.")
+        if self.length == 1 and task_type is TaskType.CAUSAL_LM:
+            raise ConfigError("A row of 1 token has no next one to learn: give 2 or more.")
+        if limit is not None and limit < 1:
+            raise ConfigError(
+                f"The virtual tokens leave {limit:,} positions of the model for text: give fewer."
+            )
+        if self.batch_size * self.length > _MOST:
+            raise ConfigError(
+                f"A pass of {self.batch_size:,} rows of {self.length:,} tokens is beyond any "
+                f"device: give {_MOST:,} tokens or fewer."
+            )
         if limit is not None and self.length > limit:
             raise ConfigError(
                 f"Rows of {self.length:,} tokens are too long: the model has {limit:,} positions."
