@@ -113,6 +113,9 @@ def test_the_command_line_changes_all_three_sections(tmp_path):
     assert (study.settings.seeds, study.settings.samples) == (2, 1)
     assert study.grid == {"adapters.low.r": [16]}
     assert study.run.train.max_steps == 8
+    whole = load_study(file, ["grid={adapters.low.r: [1, 2, 3]}", "compare={seeds: 4}"])
+    assert whole.grid == {"adapters.low.r": [1, 2, 3]}
+    assert whole.settings.seeds == 4
 
 
 def test_a_study_can_be_written_and_read_again(tmp_path):

@@ -120,6 +120,12 @@ def test_one_seed_is_not_ranked():
     assert any(text.startswith("No ranking by loss") for text in parsed.said("p"))
 
 
+def test_where_all_overlap_there_is_no_rank():
+    parsed = Page(render_page(made({"a": [1.0, 2.0], "b": [1.5, 1.75]})))
+    assert "rank" not in parsed.said("th")
+    assert "1.000 to 2.000" in parsed.said("small")
+
+
 def test_what_failed_is_said_and_a_point_without_results_stands_in_the_table():
     parsed = Page(render_page(made({"a": [1.0, 1.5], "b": [None, None]})))
     assert "Failed: b with seed 1: The loss is gone." in parsed.said("p")

@@ -29,6 +29,7 @@ def test_where_spreads_overlap_it_says_of_whom():
 
 def test_no_ranking_where_all_overlap():
     found = made({"a": [1.0, 2.0], "b": [1.5, 1.6], "c": [1.55, 3.0]})
+    assert not found.is_ranked
     assert verdict(found) == ["No ranking by loss: the seeds of all points overlap."]
 
 

@@ -34,6 +34,12 @@ def test_every_figure_is_there():
     assert "Not to be told apart: prompt_tuning and prefix_tuning." in text
 
 
+def test_where_all_overlap_there_is_no_rank():
+    text = printed(made({"a": [1.0, 2.0], "b": [1.5, 1.75]}))
+    assert cells(text, "b")[0][:5] == ["b", "1.625", "1.500", "to", "1.750"]
+    assert "rank" not in text.partition("No ranking")[0]
+
+
 def test_a_seed_alone_has_no_rank_and_no_range():
     text = printed(made({name: losses[:1] for name, losses in LOSSES.items()}))
     assert cells(text, "lora")[0] == ["lora", "1.000", "2.718", "+0.125"]

@@ -152,8 +152,11 @@ def _apart(raw: Mapping[Any, Any], overrides: Sequence[str]) -> tuple[list[str],
         section, _, name = key.partition(".")
         if key in CompareConfig.model_fields:
             section, name = "compare", key
-        if section not in sections or not name:
+        if section not in sections:
             rest.append(override)
+            continue
+        if not name:
+            sections[section] = parse_yaml(text, f"The value of `{key}`")
             continue
         given = sections[section]
         if given is not None and not isinstance(given, dict):

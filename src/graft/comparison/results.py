@@ -252,6 +252,11 @@ class Comparison:
         return self.metric in HIGHER_IS_BETTER
 
     @property
+    def is_ranked(self) -> bool:
+        """Whether any point is better than another one for sure."""
+        return len({group.rank for group in self.groups} - {None}) > 1
+
+    @property
     def measures(self) -> list[str]:
         """The measures of quality there are, the one that ranks first."""
         return sorted(self.base.quality, key=lambda name: name != self.metric)

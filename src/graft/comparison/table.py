@@ -38,7 +38,7 @@ def _quality(found: Comparison, groups: Sequence[Group], shown: Sequence[Column]
     """The measure that ranks with its range, others by their mean."""
     seeds = len(found.seeds) > 1
     table = _table()
-    if seeds:
+    if found.is_ranked:
         table.add_column("rank", no_wrap=True, justify="right")
     _add_point_column(table)
     for column in shown:
@@ -47,7 +47,8 @@ def _quality(found: Comparison, groups: Sequence[Group], shown: Sequence[Column]
             table.add_column("range", no_wrap=True)
 
     def cells(name: str, rank: int | None, figures: Mapping[str, Spread]) -> list[str | Text]:
-        row: list[str | Text] = [*([str(rank or "")] if seeds else []), Text(visible(name))]
+        ranked = [str(rank or "")] if found.is_ranked else []
+        row: list[str | Text] = [*ranked, Text(visible(name))]
         for column in shown:
             row.append(column.mean(figures))
             if seeds and column.name == found.metric:

@@ -273,15 +273,17 @@ class Learner:
             seconds: Spent on training so far.
         """
         progress = self.progress
-        for loss, targets in self._losses:
+        lost: list[int] = []  # steps whose loss is no number
+        for step, (loss, targets) in enumerate(self._losses, progress.step - len(self._losses) + 1):
             progress.loss_sum += loss.item() * targets
             progress.loss_targets += targets
-        if not math.isfinite(progress.loss_sum + self._norm.item()):
-            first = progress.step - len(self._losses) + 1
+            lost += [] if math.isfinite(progress.loss_sum) else [step]
+        if lost or not math.isfinite(self._norm.item()):
+            half = next(self.model.base_model.parameters()).dtype != torch.float32
             self.failure = (
-                f"The loss is no number any more since step {first} to {progress.step}. "
-                "Try a lower learning rate, a warm-up (`train.warmup_ratio=0.03`) or float32 "
-                "(`train.bf16=false`)."
+                f"The loss is no number any more since step {[*lost, progress.step][0]}. "
+                "Try a lower learning rate or a warm-up (`train.warmup_ratio=0.03`)"
+                f"{', or float32 (`train.bf16=false`)' if half else ''}."
             )
         self._losses.clear()
         progress.seconds = seconds
