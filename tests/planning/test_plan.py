@@ -11,7 +11,7 @@ import yaml
 import graft
 from graft.config import TaskType
 from graft.data.prepare import prepare_data
-from graft.errors import PlanError
+from graft.errors import ConfigError, PlanError
 from graft.hub import load_config
 from graft.methods import method_names
 from graft.planning.device import Device, this_device
@@ -194,6 +194,16 @@ def test_adapters_of_a_joint_run_share_its_passes(run_file, whole, tmp_path):
     assert found.case.learner.name == "lora + prefix_tuning"
     assert found.case.memory.weights == whole.case.memory.weights
     assert found.case.memory.adapter > whole.case.memory.adapter
+
+
+@pytest.mark.parametrize("asked", [{"method": "lora"}, {"length": 16}])
+def test_one_method_or_length_does_not_stand_for_several_adapters(run_file, asked, tmp_path):
+    run = yaml.safe_load(run_file.read_text())
+    run["adapters"]["other"] = {"method": "ia3"}
+    path = tmp_path / "joint.yaml"
+    path.write_text(yaml.safe_dump(run))
+    with pytest.raises(ConfigError, match=f"2 adapters.*{next(iter(asked))}"):
+        graft.plan(path, **asked, device=processor())
 
 
 def test_a_plan_never_stops_a_run(run_file):

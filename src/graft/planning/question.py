@@ -89,7 +89,16 @@ def question_of_run(
         precision: In place of the run's own.
         length: Tokens in each row; None: as the data has them.
         tell: Hears, in a line, what takes long.
+
+    Raises:
+        ConfigError: Methods or a length in place of those of several adapters.
     """
+    if len(run.adapters) > 1 and (methods or length is not None):
+        given = "a method" if methods else "a length"
+        raise ConfigError(
+            f"{source} trains {len(run.adapters)} adapters, each on its rows, so {given} cannot "
+            "take their place: leave it out, or plan a run of one adapter."
+        )
     config = _sized_config(run.base_model, run.revision)
     own = {name: each.peft_config(run.task_type) for name, each in run.adapters.items()}
     learner = Learner(" + ".join(each.peft_type.lower() for each in own.values()), own)
@@ -113,7 +122,7 @@ def question_of_run(
         device=device,
         rows=rows,
         learners=learners,
-        others=_others(learners, run.task_type),
+        others=() if len(own) > 1 else _others(learners, run.task_type),
         base=base,
         bases=bases,
         gradient_checkpointing=run.train.gradient_checkpointing,
