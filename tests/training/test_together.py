@@ -156,18 +156,19 @@ def test_classifiers_each_with_a_head_of_its_own(packs, class_rows, monkeypatch)
 
 
 def test_rows_too_long_side_by_side_take_turns(class_rows):
-    """62 tokens of one and 3 virtual tokens of the other are more than BERT's 64 positions."""
+    """60 tokens of one, a prompt and a prefix of 3 are more than BERT's 64 positions."""
     task = TaskType.SEQ_CLS
-    long = [{**row, "input_ids": (row["input_ids"] * 62)[:62]} for row in class_rows]
+    long = [{**row, "input_ids": (row["input_ids"] * 60)[:60]} for row in class_rows]
     runs = {
         "lora": run_of("lora", task, long),
         "prompt_tuning": run_of("prompt_tuning", task, class_rows),
+        "prefix_tuning": run_of("prefix_tuning", task, class_rows),
     }
     notes = Notes()
     model = attached(_classifier(), runs)
     collate = Collator(make_tokenizer(), task)
     results = fit(model, runs, collate, task_type=task, callbacks=[notes])
-    assert "3 virtual tokens of prompt_tuning beside a row of 62 tokens of lora" in notes.texts[0]
+    assert "6 virtual tokens and a row of 60 tokens, as lora has, are more than" in notes.texts[0]
     ends = {name: (weights(model, name), results[name]) for name in runs}
     assert_same(ends, alone(_classifier, runs, task), 2e-5)
 

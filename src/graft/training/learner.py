@@ -18,6 +18,7 @@ from graft.adapt import PeftModel
 from graft.config import PeftConfig, TaskType
 from graft.errors import ConfigError
 from graft.methods import METHODS
+from graft.methods.base import PrefixAdapter
 from graft.training.batches import (
     Batch,
     Collate,
@@ -144,11 +145,13 @@ class Learner:
         layers = {} if self.name is None else self.model.adapter(self.name).layers
         return any(getattr(layer, "dropout", 0.0) for layer in layers.values())
 
-    @property
-    def virtual_tokens(self) -> int:
-        """How many it puts in front of each row."""
-        config = None if self.name is None else self.model.peft_config[self.name]
-        return getattr(config, "num_virtual_tokens", None) or 0
+    def virtual_tokens(self, of_prefix: bool) -> int:
+        """How many it puts in front of each row, as a prefix or as a prompt."""
+        if self.name is None:
+            return 0
+        own = isinstance(self.model.adapter(self.name).virtual_tokens, PrefixAdapter)
+        count = getattr(self.model.peft_config[self.name], "num_virtual_tokens", None) or 0
+        return count if own is of_prefix else 0
 
     def start(self, batches: str) -> Start:
         """What is known before the first step; `batches` as `Start` has it."""

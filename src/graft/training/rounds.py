@@ -58,7 +58,7 @@ class Rounds:
     def _too_long(self, learners: Sequence[Learner]) -> str | None:
         """Why rows side by side are longer than the base model can read, though each alone is not.
 
-        A padded row of a pass has room for the longest text and for the most virtual tokens.
+        A padded row of a pass has room for the longest prefix, prompt and text of any of them.
         """
         base: Any = self.model.base_model
         positions = getattr(base.config.get_text_config(), "max_position_embeddings", None)
@@ -68,13 +68,13 @@ class Rounds:
         for table in tables:
             if table.num_embeddings == positions and table.padding_idx is not None:
                 positions -= table.padding_idx + 1  # RoBERTa counts from there
-        virtual, soft = max((each.virtual_tokens, each.name or "") for each in learners)
+        virtual = sum(max(e.virtual_tokens(kind) for e in learners) for kind in (True, False))
         text, long = max((int(row_lengths(e.run.train_rows).max()), e.name or "") for e in learners)
         if not virtual or virtual + text <= positions:
             return None
         return (
-            f"the {virtual:,} virtual tokens of {soft} beside a row of {text:,} tokens of {long} "
-            f"are more than the {positions:,} positions of the base model"
+            f"{virtual:,} virtual tokens and a row of {text:,} tokens, as {long} has, are more "
+            f"than the {positions:,} positions of the base model"
         )
 
     def take(self, learners: Sequence[Learner], pool: Executor) -> None:
