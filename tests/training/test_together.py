@@ -150,7 +150,7 @@ def test_classifiers_each_with_a_head_of_its_own(packs, class_rows, monkeypatch)
     if not packs:
         monkeypatch.setattr("graft.training.forward.proven_layers", _unpackable)
     task = TaskType.SEQ_CLS
-    kinds = ("lora", "ia3", "prompt_tuning")
+    kinds = ("lora", "ia3", "prompt_tuning", "prefix_tuning", "p_tuning", "bitfit")
     runs = {kind: run_of(kind, task, class_rows) for kind in kinds}
     assert_same(together(_classifier, dict(runs), task), alone(_classifier, runs, task), 2e-5)
 
