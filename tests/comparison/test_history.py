@@ -194,6 +194,14 @@ def test_full_fine_tuning_is_read_from_its_row(tmp_path):
     assert problem == "result.json is broken: no row of a comparison in it"
 
 
+def test_a_point_that_failed_is_not_under_way(tmp_path):
+    found = compared(tmp_path)
+    folder = write_run(tmp_path / "point", SETTINGS, None, LOG)
+    write_row(found.rows[3], folder)
+    run = read_run(folder)
+    assert (run.problems, run.finished) == (("failed: The loss is gone.",), True)
+
+
 def test_links_are_followed_once(tmp_path):
     write_run(tmp_path / "elsewhere" / "run")
     runs = tmp_path / "runs"

@@ -46,6 +46,9 @@ def read_contents(folder: Path, problems: list[str]) -> tuple[Kind, dict[str, An
     if (folder / _COMPARISON).is_file():
         found = _read_json(folder / _COMPARISON, problems)
         return "comparison", settings, _comparison(found, problems)
+    if not (folder / _SUMMARY).is_file() and (folder / _ROW).is_file():
+        row = _read_json(folder / _ROW, problems)  # of a comparison: why it has no summary
+        return "run", settings, {"failure": row["error"]} if row.get("error") else {}
     summary = _read_json(folder / _SUMMARY, problems)
     adapters = settings.get("adapters")
     several = "adapters" in summary or (isinstance(adapters, dict) and len(adapters) > 1)
