@@ -128,7 +128,7 @@ def test_where_all_overlap_there_is_no_rank():
 
 def test_what_failed_is_said_and_a_point_without_results_stands_in_the_table():
     parsed = Page(render_page(made({"a": [1.0, 1.5], "b": [None, None]})))
-    assert "Failed: b with seed 1: The loss is gone." in parsed.said("p")
+    assert "Failed: b with seeds 0 and 1: The loss is gone." in parsed.said("p")
     assert "b" in parsed.said("td")
     assert parsed.said("dt").count("b") == 0
     Page(render_page(made({"b": [None]})))

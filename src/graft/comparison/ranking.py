@@ -75,6 +75,10 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _failures(found: Comparison) -> Iterator[str]:
+    seeds: dict[tuple[str, str], list[str]] = {}
     for row in found.rows:
         if row.measured is None:
-            yield f"Failed: {row.point} with seed {row.seed}: {row.error}"
+            seeds.setdefault((row.point, row.error), []).append(str(row.seed))
+    for (point, error), own in seeds.items():
+        those = f"seed {own[0]}" if len(own) == 1 else f"seeds {_listed(own)}"
+        yield f"Failed: {point} with {those}: {error}"
