@@ -113,6 +113,7 @@ class _Course:
             _clear(self.root)
         write_text(self.root / "run.yaml", self.study.dump())
         runs = [(point, seed) for point in self.rehearsed.points for seed in self.study.seeds]
+        found = self._found()
         for number, (point, seed) in enumerate(runs, start=1):
             try:
                 row = self._row(point, seed, f"[{number}/{len(runs)}]")
@@ -121,8 +122,9 @@ class _Course:
                     f"stopped in run {number} of {len(runs)}; --resume keeps what is done."
                 ) from None
             self.rows.append(row)
-            write_comparison(self._found(), self.root)
-        return self._found()
+            found = self._found()
+            write_comparison(found, self.root)
+        return found
 
     # --- before the first step --------------------------------------------------------------
 
