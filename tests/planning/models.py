@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import BertConfig, Gemma2Config, GPT2Config, LlamaConfig, Qwen3Config, T5Config
+from transformers import (
+    BertConfig,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    T5Config,
+)
 
-__all__ = ["bert", "gemma2", "gpt2", "llama", "qwen3", "t5"]
+__all__ = ["bert", "gemma2", "gpt2", "llama", "qwen3", "qwen3_experts", "t5"]
 
 _VOCABULARY = 3000
 
@@ -17,6 +25,11 @@ def llama(layers: int = 4, **settings: Any) -> LlamaConfig:
 
 def qwen3(layers: int = 4) -> Qwen3Config:
     return Qwen3Config(**_sizes(layers), num_key_value_heads=2, head_dim=24)
+
+
+def qwen3_experts(layers: int = 4) -> Qwen3MoeConfig:
+    settings = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 96}
+    return Qwen3MoeConfig(**_sizes(layers), num_key_value_heads=2, head_dim=24, **settings)
 
 
 def gemma2(layers: int = 6) -> Gemma2Config:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 import pytest
@@ -25,7 +26,7 @@ from graft.planning.setting import Row, Setting
 from graft.planning.step import trace_step
 
 from .allocator import allocated_peak
-from .models import bert, gemma2, gpt2, llama, qwen3, t5
+from .models import bert, gemma2, gpt2, llama, qwen3, qwen3_experts, t5
 
 LENGTHS = (90, 13, 60)
 TEXT, CLASSES, PAIRS = TaskType.CAUSAL_LM, TaskType.SEQ_CLS, TaskType.SEQ_2_SEQ_LM
@@ -64,6 +65,7 @@ SETTINGS = {
     ),
     "llama-together": together,
     "qwen3-prefix-checkpointed": lambda: setting(qwen3(), "prefix", gradient_checkpointing=True),
+    "qwen3-experts-lora": lambda: setting(qwen3_experts(), "lora"),
     "gemma2-bitfit": lambda: setting(gemma2(), "bitfit"),
     "gpt2-prompt": lambda: setting(gpt2(), "prompt"),
     "bert-lora": lambda: setting(bert(), "lora", CLASSES),
@@ -179,3 +181,17 @@ def test_a_target_that_hits_nothing_is_the_models_own_error():
     adapters = {"a": LoraConfig(target_modules=["nowhere"])}
     with pytest.raises(TargetError):
         trace_step(replace(setting(llama(), "lora"), adapters=adapters))
+
+
+def test_what_cannot_be_run_without_numbers_is_a_sentence_and_no_log(monkeypatch, caplog):
+    def forward(self, x):
+        return x @ x  # of no such sizes
+
+    monkeypatch.setattr("transformers.models.llama.modeling_llama.LlamaMLP.forward", forward)
+    logging.getLogger("torch._subclasses.fake_tensor").addHandler(caplog.handler)
+    try:
+        with pytest.raises(PlanError, match="LlamaForCausalLM does not run without numbers"):
+            trace_step(setting(llama(1), "lora"))
+    finally:
+        logging.getLogger("torch._subclasses.fake_tensor").removeHandler(caplog.handler)
+    assert not caplog.records

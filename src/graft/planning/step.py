@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -150,6 +151,7 @@ class _Step:
         self._hold(tensor for part in parts for tensor in part.batch.inputs.values())
         with (
             _without_garbage(),
+            _without_log(),
             without_dropout(self.model),
             lean_layers(self.model),
             self._watching(),
@@ -266,6 +268,18 @@ class _Step:
                 return function(*args, **kwargs)
 
         return wrapped
+
+
+@contextmanager
+def _without_log() -> Iterator[None]:
+    """torch prints no traceback of what a fake tensor cannot do: it is said in a sentence."""
+    log = logging.getLogger("torch._subclasses.fake_tensor")
+    was = log.disabled
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.disabled = was
 
 
 @contextmanager

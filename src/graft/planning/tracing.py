@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from graft.planning.operation import Operation, TensorSpec
@@ -30,6 +31,7 @@ _SET = torch.ops.aten.set_.source_Storage_storage_offset
 _WRAPPERS = {"_fn", "inner"}  # of torch's around a dispatch mode
 _DEVICE = torch.ops.prim.device.default
 _ADD = torch.ops.aten.add.Tensor
+_GROUPED = torch.ops.aten._grouped_mm.default  # the experts of a mixture
 # By which the optimizer makes its state, in the first step alone.
 _OF_A_FIRST_STEP = {torch.ops.aten.zeros_like.default, torch.ops.aten.lift_fresh.default}
 
@@ -214,6 +216,10 @@ class Recorder(TorchDispatchMode):
     def _run(self, func: Any, types: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         # The cache of fake results would keep a storage that is an argument.
         self.fake.cache_enabled = func is not _SET
+        if func is _GROUPED and given[0].dtype is not torch.bfloat16:
+            # Without numbers torch knows it of bfloat16 alone.
+            args, kwargs = tree_map(_in_bfloat16, (args, kwargs))
+            return func(*args, **kwargs).to(given[0].dtype)
         if any(isinstance(tensor, FakeTensor) for tensor in given):
             return self.fake.__torch_dispatch__(func, types, args, kwargs)
         dtype = kwargs.get("dtype")
@@ -257,6 +263,14 @@ def _is_sum_of_gradients(given: list[Tensor], caller: FrameType | None) -> bool:
         and caller.f_code.co_name == "_engine_run_backward"
         and len(given) == 2
         and given[0].untyped_storage().nbytes() == given[0].numel() * given[0].element_size()
+    )
+
+
+def _in_bfloat16(value: Any) -> Any:
+    return (
+        value.to(torch.bfloat16)
+        if isinstance(value, Tensor) and value.is_floating_point()
+        else value
     )
 
 
