@@ -241,8 +241,12 @@ def test_weights_that_are_missing(llama, tmp_path, caplog):
 
 
 def test_a_model_that_the_task_has_no_form_for(llama):
-    with pytest.raises(CheckpointError, match="SEQ_2_SEQ_LM"):
+    with pytest.raises(CheckpointError) as caught:
         load_model(str(llama), TaskType.SEQ_2_SEQ_LM)
+    assert str(caught.value) == (
+        f"{llama} is a llama, which transformers does not have for SEQ_2_SEQ_LM; it can be loaded "
+        "for CAUSAL_LM, SEQ_CLS, TOKEN_CLS, QUESTION_ANS, FEATURE_EXTRACTION."
+    )
 
 
 def test_code_that_comes_with_a_model_is_not_run(llama, tmp_path):
@@ -301,7 +305,7 @@ def test_a_skeleton_is_the_model_without_its_weights(llama, tmp_path):
 def test_what_no_skeleton_can_be_made_of(llama, tmp_path):
     with pytest.raises(ConfigError, match="no folder"):
         load_skeleton("./nowhere")
-    with pytest.raises(CheckpointError, match="SEQ_2_SEQ_LM"):
+    with pytest.raises(CheckpointError, match="llama, .* does not have for SEQ_2_SEQ_LM; it can"):
         load_skeleton(str(llama), TaskType.SEQ_2_SEQ_LM)
 
 

@@ -138,6 +138,7 @@ def load_model(
                 where, trust_remote_code=False, output_loading_info=True, **options
             )
     except (OSError, ValueError, RuntimeError, SafetensorError, UnpicklingError) as error:
+        _check_head(source, load_config(where), task_type)
         raise _unreadable(source, f"a base model for {task_type}", error) from None
     model.name_or_path = source.removeprefix("hf:")  # what an adapter names as its base
     misfits = {entry[0]: entry[1:] for entry in info["mismatched_keys"]}
@@ -211,6 +212,7 @@ def make_skeleton(
         with torch.device("meta"):
             return _made(config, task_type, options)
     except (*_UNFIT, ImportError) as error:  # some need a package of their own
+        _check_head(source, config, task)
         raise _unreadable(source, f"a base model for {task}", error) from None
 
 
@@ -338,6 +340,18 @@ def _from_hub(address: HubAddress, revision: str | None, part: Part) -> Path:
         if not unsafe or plan.changed(unsafe).missing:
             raise CheckpointError(lack)  # unless they were asked for before
     return plan.fetch()
+
+
+def _check_head(source: str, config: PreTrainedConfig, task_type: TaskType) -> None:
+    """Not every architecture has a head for every task."""
+    there = [task for task, auto in _AUTO_CLASSES.items() if type(config) in auto._model_mapping]
+    if task_type in there:
+        return
+    others = f"; it can be loaded for {', '.join(there)}" if there else ""
+    raise CheckpointError(
+        f"{source} is a {config.model_type}, which transformers does not have for {task_type}"
+        f"{others}."
+    )
 
 
 def _check_misfits(source: str, model: PreTrainedModel, misfits: dict[str, Any]) -> None:
