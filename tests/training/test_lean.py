@@ -10,6 +10,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from graft.training import lean
 from graft.training.lean import lean_layers
 
 SMALL = {
@@ -114,6 +115,39 @@ class Doubled(nn.Module):
         return 2 * self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.eps)
 
 
+class WithoutEpsilon(Doubled):
+    """Divides by the norm alone, which is told by small numbers only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True))
+
+
+class Limited(transformers.models.llama.modeling_llama.LlamaMLP):
+    """A gate that goes no further than 10, as DeepSeek-V4's; or not at all where it has none."""
+
+    def __init__(self, limit: float | None, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(transformers.LlamaConfig(**SMALL))
+        self.limit = limit
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x)
+        if self.limit is not None:
+            gate, up = gate.clamp(max=self.limit), up.clamp(-self.limit, self.limit)
+        return self.down_proj(self.act_fn(gate) * up)
+
+
+class Scaled(Limited):
+    """Has a number of its own that it learned."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * self.scale
+
+
 class WithGate(transformers.models.llama.modeling_llama.LlamaRMSNorm):
     def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
         return super().forward(hidden_states if gate is None else hidden_states * gate)
@@ -124,10 +158,52 @@ class Broken(Doubled):
         raise RuntimeError("no kernel for this")
 
 
-@pytest.mark.parametrize("module", [Doubled(), WithGate(8), Broken(), nn.LayerNorm(8, bias=False)])
+OTHERS = [
+    Doubled(),
+    WithoutEpsilon(),
+    WithGate(8),
+    Broken(),
+    nn.LayerNorm(8, bias=False),
+    Limited(10.0),
+    Limited(16.0, torch.bfloat16),
+    Scaled(),
+]
+
+
+@pytest.mark.parametrize("module", OTHERS, ids=lambda module: type(module).__name__)
 def test_what_computes_otherwise_stays(module):
     module.requires_grad_(False)
     before = torch.get_rng_state()
     with lean_layers(module):
         assert replaced(module) == 0
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_modules_of_one_class_are_told_apart_by_their_numbers():
+    module = nn.ModuleList([Limited(None), Limited(10.0)]).requires_grad_(False)
+    with lean_layers(module):
+        assert ["forward" in own.__dict__ for own in module] == [True, False]
+
+
+def test_an_input_of_another_number_format_is_the_models_own_affair():
+    model = make("LlamaForCausalLM", {}, torch.float16)
+    norm, x = model.model.norm, torch.randn(3, 32)
+    wanted = norm(x)
+    with lean_layers(model):
+        found = norm(x)
+    assert found.dtype == wanted.dtype
+    assert torch.equal(found, wanted)
+
+
+def test_nothing_is_left_behind_by_a_model_that_fails_half_way(monkeypatch):
+    model = make("LlamaForCausalLM", {}, torch.float32)
+
+    def kind(module: nn.Module, own: Callable[[nn.Module], Any] = lean._kind) -> Any:
+        if module is model.model.norm:
+            raise RuntimeError("half way")
+        return own(module)
+
+    monkeypatch.setattr(lean, "_kind", kind)
+    with pytest.raises(RuntimeError, match="half way"), lean_layers(model):
+        pass
+    assert replaced(model) == 0

@@ -15,7 +15,8 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,9 @@ __all__ = ["lean_layers"]
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 0.01, torch.float16: 1e-3}
 _EPSILONS = ("variance_epsilon", "eps", "epsilon")
 _GATED = ("gate_proj", "up_proj", "down_proj")
-
+# Of the numbers in a trial: small enough to tell an epsilon, large enough to meet a limit.
+_SCALES = (1e-3, 1.0, 100.0)
+_Plain = int | float | str | None
 
 Function = Callable[[Tensor], Tensor]
 Maker = Callable[[nn.Module], Function]  # of a module's lean forward
@@ -43,17 +46,17 @@ def lean_layers(model: nn.Module) -> Iterator[None]:
     """Let the frozen norms and gated feed-forwards in `model` keep less, inside the block."""
     changed = []
     known: dict[Any, Maker | None] = {}
-    for module in model.modules():
-        kind = _kind(module)
-        if kind is None:
-            continue
-        if kind not in known:
-            known[kind] = _tried(module)
-        make = known[kind]
-        if make is not None:
-            _replace(module, make(module))
-            changed.append(module)
     try:
+        for module in model.modules():
+            kind = _kind(module)
+            if kind is None:
+                continue
+            if kind not in known:
+                known[kind] = _tried(module)
+            make = known[kind]
+            if make is not None:
+                _replace(module, make(module))
+                changed.append(module)
         yield
     finally:
         for module in changed:
@@ -74,11 +77,18 @@ def _kind(module: nn.Module) -> Any:
         return None  # somebody else's already, or not of its input alone
     if _is_norm(module):
         weight: Any = module.weight
-        return type(module), _epsilon(module), weight.dtype
+        return type(module), weight.dtype, _plain(module)
     if _is_gated(module):
-        act: Any = module.act_fn
-        return type(module), type(act), repr(act)
+        gated: Any = module
+        act, weight = gated.act_fn, gated.gate_proj.weight
+        return type(module), weight.dtype, _plain(module), type(act), repr(act), _plain(act)
     return None
+
+
+def _plain(owner: Any) -> tuple[tuple[str, _Plain], ...]:
+    """The numbers and words by which what `owner` computes may differ from others of its class."""
+    kept = {n: v for n, v in getattr(owner, "__dict__", {}).items() if isinstance(v, _Plain)}
+    return tuple(sorted(kept.items()))
 
 
 def _tried(module: nn.Module) -> Maker | None:
@@ -121,6 +131,7 @@ def _is_norm(module: nn.Module) -> bool:
         and own["weight"].ndim == 1
         and not own["weight"].requires_grad
         and not any(module.children())
+        and not any(module.buffers())
         and isinstance(_epsilon(module), float)
         and not isinstance(module, nn.LayerNorm)
     )
@@ -134,16 +145,18 @@ def _norm_of(module: nn.Module) -> Maker | None:
     weight: Any = module.weight
     trial: Any = copy.copy(module)
     trial._parameters = {"weight": nn.Parameter(_random(8, like=weight), requires_grad=False)}
-    x, grad = _random(5, 8, like=weight), _random(5, 8, like=weight)
-    wanted = _with_gradient(type(module).forward, grad, trial, x)
 
     def make(rule: _Rule, norm: Any) -> Function:
         eps = _epsilon(norm)
-        return lambda hidden_states: _Norm.apply(hidden_states, norm.weight, eps, rule)
 
-    errors = {rule: _error(wanted, _with_gradient(make(rule, trial), grad, x)) for rule in _RULES}
-    best = min(_RULES, key=lambda rule: errors[rule])
-    return functools.partial(make, best) if errors[best] <= _ROUNDING[weight.dtype] else None
+        def forward(x: Tensor) -> Tensor:
+            if x.dtype != norm.weight.dtype:  # which to keep is the model's to say
+                return type(norm).forward(norm, x)
+            return _Norm.apply(x, norm.weight, eps, rule)
+
+        return forward
+
+    return _agreeing(trial, 8, weight.dtype, [functools.partial(make, rule) for rule in _RULES])
 
 
 class _Norm(torch.autograd.Function):
@@ -197,26 +210,25 @@ _ACTIVATIONS = [
 
 def _is_gated(module: nn.Module) -> bool:
     names = dict(module.named_children())
-    return all(isinstance(names.get(name), nn.Linear) for name in _GATED) and "act_fn" in names
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    linear = all(isinstance(names.get(name), nn.Linear) for name in _GATED)
+    return linear and "act_fn" in names and not own
 
 
 def _gate_of(module: nn.Module) -> Maker | None:
+    dtype: Any = getattr(module.gate_proj, "weight").dtype
+    dtype = dtype if dtype in _ROUNDING else torch.float32  # quantised
     trial: Any = copy.copy(module)
     small = [nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(6, 8)]
+    small = [layer.to(dtype) for layer in small]
     trial._modules = {**module._modules, **dict(zip(_GATED, small, strict=True))}
-    x, grad = torch.randn(5, 8), torch.randn(5, 8)
-    wanted = _with_gradient(type(module).forward, grad, trial, x)
 
     def make(activation: _Activation, gated: Any) -> Function:
         return lambda x: gated.down_proj(
             _Gate.apply(gated.gate_proj(x), gated.up_proj(x), activation)
         )
 
-    for activation in _ACTIVATIONS:
-        found = _with_gradient(make(activation, trial), grad, x)
-        if _error(wanted, found) <= _ROUNDING[torch.float32]:
-            return functools.partial(make, activation)
-    return None
+    return _agreeing(trial, 8, dtype, [functools.partial(make, act) for act in _ACTIVATIONS])
 
 
 class _Gate(torch.autograd.Function):
@@ -241,24 +253,47 @@ class _Gate(torch.autograd.Function):
 # --- the trial ----------------------------------------------------------------------------------
 
 
+def _agreeing(
+    trial: nn.Module, size: int, dtype: torch.dtype, makers: Sequence[Maker]
+) -> Maker | None:
+    """The one of `makers` that computes what `trial` does, at each scale; None where none does.
+
+    Args:
+        trial: A module of random weights.
+        size: Of its input.
+        dtype: Of its weights.
+        makers: Of lean forwards.
+    """
+    inputs = [(torch.randn(5, size) * scale).to(dtype) for scale in _SCALES]
+    grad = torch.randn(5, size).to(dtype)
+    own = functools.partial(type(trial).forward, trial)
+    wanted = [_with_gradient(own, grad, x) for x in inputs]
+
+    def error(make: Maker) -> float:
+        found = [_with_gradient(make(trial), grad, x) for x in inputs]
+        return max(map(_error, wanted, found))
+
+    errors = [error(make) for make in makers]
+    best = min(range(len(makers)), key=errors.__getitem__)
+    return makers[best] if errors[best] <= _ROUNDING[dtype] else None
+
+
 def _random(*shape: int, like: Tensor) -> Tensor:
     return torch.randn(shape).to(like.dtype)
 
 
-def _with_gradient(
-    function: Callable[..., Tensor], grad: Tensor, *inputs: Any
-) -> tuple[Tensor, Tensor]:
-    """What `function` makes of its last input, and that input's gradient."""
+def _with_gradient(function: Function, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What `function` makes of `x`, and that input's gradient."""
     with torch.enable_grad():
-        *others, x = inputs
         x = x.clone().requires_grad_()
-        y = function(*others, x)
+        y = function(x)
         return y.detach(), torch.autograd.grad(y, x, grad)[0]
 
 
 def _error(wanted: tuple[Tensor, Tensor], found: tuple[Tensor, Tensor]) -> float:
     """Distance of the results, or of the gradients, as a share of their size: the larger one."""
-    return max(
+    errors = [
         ((b.double() - a.double()).norm() / a.double().norm()).item()
         for a, b in zip(wanted, found, strict=True)
-    )
+    ]
+    return math.inf if any(map(math.isnan, errors)) else max(errors)
