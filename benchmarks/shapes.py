@@ -33,13 +33,14 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "lora": ("LoraConfig", {"r": 8, "target_modules": "all-linear"}),
     "lora-qv": ("LoraConfig", {"r": 8}),
-    "lora-top": ("LoraConfig", {"r": 8, "target_modules": "all-linear"}),  # the upper third
+    "lora-top": ("LoraConfig", {"r": 8}),  # of the upper third of the layers
     "ia3": ("IA3Config", {}),
     "bitfit": ("BitFitConfig", {}),
     "prompt_tuning": ("PromptTuningConfig", {"num_virtual_tokens": 20}),
     "p_tuning": ("PromptEncoderConfig", {"num_virtual_tokens": 20}),
     "prefix_tuning": ("PrefixTuningConfig", {"num_virtual_tokens": 20}),
 }
+LINEAR = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
 TARGETS = {  # PEFT has no table entry for some shapes
     ("smollm2", "lora-qv"): {"target_modules": ["q_proj", "v_proj"]},
     ("qwen3", "lora-qv"): {"target_modules": ["q_proj", "v_proj"]},
@@ -51,9 +52,12 @@ TARGETS = {  # PEFT has no table entry for some shapes
         }
         for shape in ("smollm2", "qwen3")
     },
-    ("smollm2", "lora-top"): {"layers_to_transform": list(range(20, 30))},
-    ("qwen3", "lora-top"): {"layers_to_transform": list(range(19, 28))},
-    ("gpt2", "lora-top"): {"layers_to_transform": list(range(8, 12))},
+    ("smollm2", "lora-top"): {"target_modules": LINEAR, "layers_to_transform": list(range(20, 30))},
+    ("qwen3", "lora-top"): {"target_modules": LINEAR, "layers_to_transform": list(range(19, 28))},
+    ("gpt2", "lora-top"): {
+        "target_modules": ["c_attn", "c_proj", "c_fc"],
+        "layers_to_transform": list(range(8, 12)),
+    },
     ("gpt2", "ia3"): {
         "target_modules": ["c_attn", "mlp.c_proj"],
         "feedforward_modules": ["mlp.c_proj"],

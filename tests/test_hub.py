@@ -305,7 +305,7 @@ def test_a_skeleton_is_the_model_without_its_weights(llama, tmp_path):
 def test_what_no_skeleton_can_be_made_of(llama, tmp_path):
     with pytest.raises(ConfigError, match="no folder"):
         load_skeleton("./nowhere")
-    with pytest.raises(CheckpointError, match="llama, .* does not have for SEQ_2_SEQ_LM; it can"):
+    with pytest.raises(CheckpointError, match=r"llama, .* does not have for SEQ_2_SEQ_LM; it can"):
         load_skeleton(str(llama), TaskType.SEQ_2_SEQ_LM)
 
 

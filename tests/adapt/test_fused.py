@@ -29,7 +29,7 @@ def site(request: pytest.FixtureRequest) -> Site:
     return site
 
 
-def groups(packed: bool) -> list[RowGroup]:
+def groups() -> list[RowGroup]:
     ends = torch.tensor(SIZES).cumsum(0).tolist()
     names = (("one",), (), ("two",))
     starts = [0, *ends[:-1]]
@@ -38,7 +38,7 @@ def groups(packed: bool) -> list[RowGroup]:
 
 def results(site: Site, x: torch.Tensor, packed: bool) -> list[torch.Tensor]:
     parameters = [p for adapter in site.adapters.values() for p in adapter.parameters()]
-    with site.router.use(groups(packed), packed=packed):
+    with site.router.use(groups(), packed=packed):
         y = site.layer.module(x)
     score = (y * torch.arange(y.numel(), dtype=y.dtype).view_as(y)).sum()
     return [y, *torch.autograd.grad(score, [x, *parameters])]
@@ -67,7 +67,7 @@ def test_without_a_gradient_it_equals_the_formula(site, tokens, dtype, monkeypat
     x = torch.randn(6, tokens, 5, dtype=dtype)
 
     def run() -> torch.Tensor:
-        with torch.no_grad(), site.router.use(groups(False)):
+        with torch.no_grad(), site.router.use(groups()):
             return site.layer.module(x)
 
     calls = []
@@ -107,7 +107,9 @@ def test_dropout_scales_what_it_keeps():
     assert (y == 0).double().mean().item() == pytest.approx(0.25, abs=0.02)
 
 
-@pytest.mark.parametrize("obstacle", ["a hook", "a trainable weight", "offloading"])
+@pytest.mark.parametrize(
+    "obstacle", ["a hook", "a trainable weight", "a trainable bias", "offloading"]
+)
 def test_a_layer_that_is_not_plain_takes_the_formula(site, obstacle):
     x = torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
     wanted = results(site, x, False)
@@ -117,6 +119,8 @@ def test_a_layer_that_is_not_plain_takes_the_formula(site, obstacle):
         module.register_forward_hook(lambda module, args, out: seen.append(out))
     elif obstacle == "a trainable weight":
         module.weight.requires_grad_(True)
+    elif obstacle == "a trainable bias":
+        module.bias.requires_grad_(True)
     else:
         module.forward = module.forward
     got = results(site, x, False)

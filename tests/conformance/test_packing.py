@@ -143,7 +143,9 @@ def assert_layers_packed_equal_padded(
         packed = results(model(**inputs, adapter_names=names), inputs["attention_mask"])
     assert_near(packed, wanted)
     score(packed).backward()
-    for name, gradient in taken_gradients(model).items():
+    taken = taken_gradients(model)
+    assert taken.keys() == gradients.keys()
+    for name, gradient in taken.items():
         assert_near(gradient, gradients[name])
 
 

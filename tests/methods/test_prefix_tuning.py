@@ -6,7 +6,7 @@ import torch
 
 from graft.methods import PrefixTuning, PrefixTuningConfig
 
-from .conftest import HEAD_DIM, HEADS, LAYERS
+from .conftest import HEAD_DIM, HEADS, LAYERS, make_shape
 
 
 def prefix(shape, **values) -> PrefixTuning:
@@ -33,13 +33,25 @@ def test_the_projection_is_that_of_peft(shape, width):
 
 def test_a_prefix_starts_from_real_key_values(shape):
     given = shape.key_values(torch.zeros(3))
-    assert torch.equal(prefix(shape).key_values(), given)
     assert torch.equal(prefix(shape, init_weights="vocab").key_values(), given)
     seen = []
     spied = PrefixTuningConfig(num_virtual_tokens=3, init_weights="text", init_text="7 2")
     shape.__dict__["key_values"] = lambda ids: (seen.append(ids.tolist()), given)[1]
     PrefixTuning(spied, shape)
     assert seen == [[7, 2, 7]]
+
+
+def test_a_prefix_starts_from_real_keys_and_values_as_large_as_real_ones():
+    shape = make_shape(layers=4)
+    given = shape.key_values(torch.zeros(200))
+    shape.__dict__["key_values"] = lambda ids: given * torch.arange(1, 5).view(-1, 1, 1, 1, 1)
+    config = PrefixTuningConfig(num_virtual_tokens=200)
+    real, own = shape.key_values(torch.zeros(200)), PrefixTuning(config, shape).key_values()
+    assert torch.equal(own[:, 0], real[:, 0])
+    for mine, theirs in zip(own[:, 1], real[:, 1], strict=True):
+        assert mine.std().item() == pytest.approx(theirs.std().item(), rel=0.1)
+        assert abs(mine.mean()) < 0.1 * mine.std()  # theirs are all positive
+    assert not torch.equal(own, PrefixTuning(config, shape).key_values())
 
 
 def test_a_prefix_starts_from_zero(shape):

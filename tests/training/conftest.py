@@ -6,15 +6,21 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from graft.adapt import PeftModel, get_peft_model
 from graft.config import PeftType, TaskType
 from graft.data.collate import Collator
-from graft.methods import METHODS
+from graft.methods import METHODS, make_config
 from graft.training.config import TrainConfig
 from graft.training.learner import Run
 from graft.training.loop import FitResult, Loop
+from graft.training.optimizer import trainable_parameters
+from graft.training.report import Callback
 from tiny import SENTENCES, make_tokenizer, tiny_llama
+
+LM = TaskType.CAUSAL_LM
 
 
 @pytest.fixture(scope="session")
@@ -112,9 +118,32 @@ def fit_one(
     store=None,
     resume_from=None,
     callbacks=(),
+    largest_first=False,
 ) -> FitResult:
     """Train whatever is trainable in `model`, as a run of one adapter does."""
     loop = Loop(model, Run(rows, eval_rows, settings), collate, task_type, store)
     if resume_from is not None:
         loop.resume(resume_from)
-    return loop.run(callbacks)[""]
+    return loop.run(callbacks, largest_first)[""]
+
+
+def attach(base, method="lora", task_type=LM, **fields) -> PeftModel:
+    torch.manual_seed(1)
+    if method == "lora":
+        fields = {"r": 2, "target_modules": "all-linear", "init_lora_weights": False, **fields}
+    return get_peft_model(base, make_config(method, task_type=task_type, **fields))
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in trainable_parameters(model).items()}
+
+
+class StopAt(Callback):
+    """Ctrl-C after a step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, step: int) -> None:
+        if step == self.step:
+            raise KeyboardInterrupt

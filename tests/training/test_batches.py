@@ -20,8 +20,7 @@ from graft.training.loop import fit
 from graft.training.report import Callback
 from tiny import tiny_llama
 
-from .conftest import fit_one
-from .test_loop import StopAt
+from .conftest import StopAt, fit_one
 
 SIZES = st.integers(1, 40), st.integers(1, 12), st.integers(0, 2**31)
 

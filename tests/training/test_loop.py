@@ -1,53 +1,28 @@
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
-from graft.adapt import PeftModel, get_peft_model
+from graft.adapt import PeftModel
 from graft.config import PeftType, TaskType
-from graft.errors import CheckpointError, ConfigError
-from graft.methods import METHODS, make_config
+from graft.errors import ConfigError
+from graft.methods import METHODS
 from graft.packing import Unpackable
 from graft.training.batches import Order, make_batch, split
 from graft.training.evaluate import evaluate
 from graft.training.lean import lean_layers
+from graft.training.learner import Learner
 from graft.training.loop import TrainingError
 from graft.training.optimizer import trainable_parameters
 from graft.training.report import Callback
+from graft.training.rounds import Rounds
 from graft.training.state import Store
 from tiny import tiny_bert, tiny_llama
 
-from .conftest import fit_one, needed_fields
-
-LM = TaskType.CAUSAL_LM
-
-
-def attach(base, method="lora", task_type=LM, **fields) -> PeftModel:
-    torch.manual_seed(1)
-    if method == "lora":
-        fields = {"r": 2, "target_modules": "all-linear", "init_lora_weights": False, **fields}
-    return get_peft_model(base, make_config(method, task_type=task_type, **fields))
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: p.detach().clone() for name, p in trainable_parameters(model).items()}
-
-
-class StopAt(Callback):
-    """Ctrl-C after a step."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, step: int) -> None:
-        if step == self.step:
-            raise KeyboardInterrupt
-
+from .conftest import LM, attach, fit_one, needed_fields, weights
 
 # --- one step ---------------------------------------------------------------------------------
 
@@ -159,161 +134,68 @@ def test_counts(lm_rows, lm_collator, settings):
     assert run.peak_memory_gib is None or run.peak_memory_gib > 0
 
 
-def test_gradient_checkpointing_changes_nothing(lm_rows, lm_collator, settings):
+def checkpoints(model: PeftModel) -> bool:
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_gradient_checkpointing_changes_nothing(lm_rows, lm_collator, settings, before):
+    seen = []
+
+    class Watch(Callback):
+        def on_step(self, step: int) -> None:
+            seen.append(checkpoints(checkpointed))
+
     plain, checkpointed = attach(tiny_llama()), attach(tiny_llama())
     fit_one(plain, lm_rows, None, lm_collator, settings, task_type=LM)
+    assert not checkpoints(plain)
+    if before:
+        checkpointed.gradient_checkpointing_enable()
     on = settings.model_copy(update={"gradient_checkpointing": True})
-    fit_one(checkpointed, lm_rows, None, lm_collator, on, task_type=LM)
+    fit_one(checkpointed, lm_rows, None, lm_collator, on, task_type=LM, callbacks=[Watch()])
     for name, weight in weights(plain).items():
         torch.testing.assert_close(weights(checkpointed)[name], weight)
+    assert seen == [True] * 6
+    assert checkpoints(checkpointed) is before  # as it was found
 
 
-# --- resume -----------------------------------------------------------------------------------
+@pytest.mark.parametrize("largest_first", [False, True])
+def test_gradients_of_before_are_of_no_step(lm_rows, lm_collator, settings, largest_first):
+    fresh, used = attach(tiny_llama()), attach(tiny_llama())
+    for parameter in trainable_parameters(used).values():
+        parameter.grad = torch.ones_like(parameter)
+    fit_one(fresh, lm_rows, None, lm_collator, settings, task_type=LM)
+    options = {"task_type": LM, "largest_first": largest_first}
+    fit_one(used, lm_rows, None, lm_collator, settings, **options)
+    for name, weight in weights(fresh).items():
+        assert torch.equal(weights(used)[name], weight)
 
 
-def without_times(path: Path) -> list[dict]:
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    clocks = ("seconds", "tokens_per_second", "peak_memory_gib")
-    return [{k: v for k, v in record.items() if k not in clocks} for record in records]
-
-
-def state_of(checkpoint: Path) -> tuple[dict, dict]:
-    values = json.loads((checkpoint / "training_state.json").read_text())
-    del values["progress"]["seconds"]
-    tensors = {
-        f"{path.name}:{name}": tensor
-        for path in checkpoint.glob("*.safetensors")
-        for name, tensor in load_file(path).items()
-    }
-    return values, tensors
-
-
-CASES = {
-    "lora with dropout": ("lora", {"lora_dropout": 0.3}, False),
-    "ia3": ("ia3", {}, False),
-    "bitfit": ("bitfit", {}, False),
-    "prompt": ("prompt_tuning", {"num_virtual_tokens": 3}, False),
-    "encoder of P-Tuning": ("p_tuning", {"num_virtual_tokens": 3}, False),
-    "encoder with dropout": ("p_tuning", {"num_virtual_tokens": 3, "encoder_dropout": 0.3}, False),
-    "encoder of a prefix": (
-        "prefix_tuning",
-        {"num_virtual_tokens": 3, "prefix_projection": True},
-        False,
-    ),
-    "classifier with dropout": ("lora", {}, True),
-}
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_a_resumed_run_is_the_uninterrupted_one(case, tmp_path, request, settings):
-    method, fields, classify = CASES[case]
-    kind = "class" if classify else "lm"
-    rows, collator = (request.getfixturevalue(f"{kind}_{x}") for x in ("rows", "collator"))
-    task_type = TaskType.SEQ_CLS if classify else LM
-    build = tiny_bert if classify else lambda: tiny_llama(dropout=0.1)
-    # The interruption falls into an epoch, between two lines of the log, after an evaluation.
-    changes = {"max_steps": 12, "save_steps": 5, "logging_steps": 3, "eval_steps": 4}
-    settings = settings.model_copy(update={**changes, "load_best_model_at_end": True})
-
-    def start(folder: Path, *callbacks: Callback, resume: bool = False) -> PeftModel:
-        checkpoint = folder / "checkpoint-5" if resume else None
-        if resume:
-            model = PeftModel.from_pretrained(build(), checkpoint, is_trainable=True)
-        else:
-            model = attach(build(), method, task_type, **fields)
-        fit_one(
-            model,
-            rows[5:],
-            rows[:5],
-            collator,
-            settings,
-            task_type=task_type,
-            store=Store(folder),
-            resume_from=checkpoint,
-            callbacks=callbacks,
-        )
-        return model
-
-    whole = start(tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        start(tmp_path / "parts", StopAt(8))
-    resumed = start(tmp_path / "parts", resume=True)
-
-    assert weights(resumed).keys() == weights(whole).keys()
-    for name, weight in weights(whole).items():
-        assert torch.equal(weights(resumed)[name], weight), name
-    logs = [without_times(tmp_path / part / "train_log.jsonl") for part in ("whole", "parts")]
-    assert logs[0] == logs[1]
-    for checkpoint in ("checkpoint-10", "checkpoint-12"):
-        values, tensors = state_of(tmp_path / "whole" / checkpoint)
-        same_values, same_tensors = state_of(tmp_path / "parts" / checkpoint)
-        assert values == same_values
-        assert tensors.keys() == same_tensors.keys()
-        assert any("exp_avg_sq" in name for name in tensors)
-        for name, tensor in tensors.items():
-            assert torch.equal(same_tensors[name], tensor), name
-
-
-def test_a_crash_while_saving_leaves_the_checkpoint_before(
-    tmp_path, lm_rows, lm_collator, settings
-):
-    settings = settings.model_copy(update={"save_steps": 2})
-    saved = []
-
-    def fail_on_the_second(name, folder: Path) -> None:
-        saved.append(folder)
-        if len(saved) == 2:
-            raise OSError("disk full")
-
-    store = Store(tmp_path, save_beside=fail_on_the_second)
-    with pytest.raises(OSError, match="disk full"):
-        fit_one(
-            attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store
-        )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint-2", "train_log.jsonl"]
-
-    resumed = PeftModel.from_pretrained(tiny_llama(), tmp_path / "checkpoint-2", is_trainable=True)
-    fit_one(
-        resumed,
-        lm_rows,
-        None,
-        lm_collator,
-        settings,
-        task_type=LM,
-        store=Store(tmp_path),
-        resume_from=tmp_path / "checkpoint-2",
-    )
-    whole = attach(tiny_llama())
-    fit_one(whole, lm_rows, None, lm_collator, settings, task_type=LM)
-    for name, weight in weights(whole).items():
-        assert torch.equal(weights(resumed)[name], weight)
-
-
-def test_another_run_is_not_resumed(tmp_path, lm_rows, lm_collator, settings):
-    store = Store(tmp_path, origins={None: {"train.seed": 3, "data.train": "a"}})
+def test_the_largest_batch_is_tried_as_steps_are_taken(lm_rows, lm_collator, settings, monkeypatch):
+    """Else the memory it takes would be another's, and what it leaves would be learned from."""
     model = attach(tiny_llama())
-    fit_one(model, lm_rows, None, lm_collator, settings, task_type=LM, store=store)
-    before = (tmp_path / "train_log.jsonl").read_text()
-    other = Store(tmp_path, origins={None: {"train.seed": 4, "data.train": "a"}})
-    with pytest.raises(CheckpointError, match=r"train\.seed was 3 and is 4\. "):
-        fit_one(
-            model,
-            lm_rows,
-            None,
-            lm_collator,
-            settings,
-            task_type=LM,
-            store=other,
-            resume_from=tmp_path / "checkpoint-6",
-        )
-    assert (tmp_path / "train_log.jsonl").read_text() == before
+    how = []
 
+    def largest(rounds: Rounds, learners: list[Learner]) -> None:
+        how.append(model.base_model.model.norm.forward.__name__)
+        with monkeypatch.context() as patched:
+            patched.setattr(Tensor, "backward", backward)
+            own(rounds, learners)
 
-def test_old_checkpoints_are_removed(tmp_path, lm_rows, lm_collator, settings):
-    settings = settings.model_copy(update={"save_steps": 1})
-    store = Store(tmp_path, keep=2)
-    fit_one(attach(tiny_llama()), lm_rows, None, lm_collator, settings, task_type=LM, store=store)
-    assert sorted(p.name for p in tmp_path.glob("checkpoint-*")) == ["checkpoint-5", "checkpoint-6"]
+    def backward(loss: Tensor) -> None:
+        for parameter in trainable_parameters(model).values():
+            parameter.grad = torch.ones_like(parameter)
+        raise torch.OutOfMemoryError("no memory")
+
+    own = Rounds.try_largest
+    monkeypatch.setattr(Rounds, "try_largest", largest)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit_one(model, lm_rows, None, lm_collator, settings, task_type=LM, largest_first=True)
+    with lean_layers(model):
+        assert how == [model.base_model.model.norm.forward.__name__]
+    assert "forward" not in vars(model.base_model.model.norm)
+    assert all(parameter.grad is None for parameter in trainable_parameters(model).values())
+    assert not model.training
 
 
 # --- evaluation -------------------------------------------------------------------------------

@@ -21,8 +21,7 @@ from graft.training.loop import FitResult, Loop, TrainingError, fit
 from graft.training.state import Store
 from tiny import SENTENCES, make_tokenizer, tiny_bert, tiny_llama
 
-from .conftest import needed_fields
-from .test_loop import StopAt
+from .conftest import StopAt, needed_fields
 from .test_run import Notes
 
 LM = TaskType.CAUSAL_LM

@@ -159,7 +159,7 @@ class Site:
             and type(module) in _FUSABLE
             and not self.merged
             and module.weight.dtype == x.dtype
-            and not module.weight.requires_grad
+            and not any(p.requires_grad for p in module.parameters(recurse=False))
             and "forward" not in module.__dict__  # as accelerate's offloading has
             and len(module._forward_hooks) == len(module._forward_pre_hooks) == 1
             and not torch.compiler.is_compiling()

@@ -15,7 +15,7 @@ from graft.methods.prompt_tuning import PromptLearningConfig
 
 __all__ = ["PrefixEncoder", "PrefixTuning", "PrefixTuningConfig"]
 
-_STARTS = ("vocab", "text", "zero", "random")
+_STARTS = ("keys", "vocab", "text", "zero", "random")
 
 
 @dataclass(kw_only=True)
@@ -28,9 +28,10 @@ class PrefixTuningConfig(PromptLearningConfig):
         prefix_projection: Make the prefix by a two-layer MLP over a smaller table (eq. 3, the
             reparametrisation in section 4.3).
         encoder_hidden_size: Width of that MLP; the size of one layer's keys where it is None.
-        init_weights: What the prefix starts from. "vocab": the model's own key-values of random
-            tokens. "text": of `init_text`. "zero": zeros. "random": normal numbers, as in PEFT.
-            None: "vocab", or with a projection "random".
+        init_weights: What the prefix starts from. "keys": the model's own keys of random tokens,
+            and as values normal numbers of the deviation of theirs in each layer. "vocab": both
+            of random tokens. "text": both of `init_text`. "zero": zeros. "random": normal numbers,
+            as in PEFT. None: "keys", or with a projection "random".
         init_text: For "text".
         tokenizer_name_or_path: For "text"; the base model's own where it is None.
     """
@@ -51,7 +52,7 @@ class PrefixTuningConfig(PromptLearningConfig):
         if self.init_weights is not None and self.init_weights not in _STARTS:
             hint = did_you_mean(str(self.init_weights), _STARTS)
             raise ConfigError(f"init_weights={self.init_weights!r} is not known.{hint}")
-        if self.prefix_projection and self.init_weights in ("vocab", "text"):
+        if self.prefix_projection and self.init_weights in ("keys", "vocab", "text"):
             raise ConfigError(
                 f"init_weights={self.init_weights!r} needs prefix_projection=False: "
                 "a projection cannot be solved for given key-values."
@@ -99,7 +100,7 @@ class PrefixTuning(PrefixAdapter):
         shape = (self.num_virtual_tokens, self.width)
         zeros = torch.zeros(shape, dtype=base.dtype, device=base.device)
         self.prompt_embeddings = nn.Parameter(zeros)
-        start = config.init_weights or "vocab"
+        start = config.init_weights or "keys"
         if config.inference_mode or start == "zero":
             return
         if start == "random":
@@ -111,4 +112,16 @@ class PrefixTuning(PrefixAdapter):
                 if start == "text"
                 else base.sampled_ids(count)
             )
-            self.set_key_values(base.key_values(ids))
+            key_values = base.key_values(ids)
+            self.set_key_values(_with_new_values(key_values) if start == "keys" else key_values)
+
+
+def _with_new_values(key_values: Tensor) -> Tensor:
+    """The keys of [L, 2, H, N, K], with normal numbers as values.
+
+    What a prefix says is to be learned: that of random words, which are alike in much, takes long
+    to be unlearned. Where one looks at it is not: keys no model has seen are found by no query.
+    """
+    keys, values = key_values.unbind(1)
+    deviation = values.flatten(1).std(1)[:, None, None, None]
+    return torch.stack([keys, torch.randn_like(values) * deviation], 1)

@@ -8,7 +8,7 @@ embeddings and heads go on seeing padded rows, and `pairs` an encoder-decoder's 
 of its gradients, is `training`'s.
 """
 
-from graft.packing.attention import Unpackable
+from graft.packing.attention import Unpackable, attention_configs
 from graft.packing.forward import PackedForward
 from graft.packing.layers import PackedLayers, without_cache
 from graft.packing.pairs import PackedPairs
@@ -20,6 +20,7 @@ __all__ = [
     "PackedLayers",
     "PackedPairs",
     "Unpackable",
+    "attention_configs",
     "packed_forward",
     "proven_forward",
     "proven_layers",

@@ -22,7 +22,7 @@ from graft.packing.layout import Layout
 from graft.packing.segments import Rules, attend
 from graft.packing.varlen import ROUNDING, attend_at_once, disagreement
 
-__all__ = ["Unpackable", "attending_by_segment", "attention_configs"]
+__all__ = ["Unpackable", "attending_by_segment", "attention_configs", "window_mark"]
 
 _NAME = "graft_packed"
 
@@ -41,7 +41,7 @@ def attention_configs(model: nn.Module) -> list[Any]:
 def attending_by_segment(configs: Sequence[Any]) -> Iterator[None]:
     """Let attention that `configs` choose be the one of this module, inside the block."""
     AttentionInterface.register(_NAME, _attention)
-    AttentionMaskInterface.register(_NAME, _no_mask)
+    AttentionMaskInterface.register(_NAME, _mask)
     before = [config._attn_implementation for config in configs]
     for config in configs:
         config._attn_implementation = _NAME
@@ -52,8 +52,13 @@ def attending_by_segment(configs: Sequence[Any]) -> Iterator[None]:
             config._attn_implementation = own
 
 
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    return None
+def window_mark(size: int) -> Tensor:
+    """What stands for a mask that shows the last `size` keys, or a chunk of so many."""
+    return torch.empty(size, 0)
+
+
+def _mask(*args: Any, local_size: int | None = None, **kwargs: Any) -> Tensor | None:
+    return None if local_size is None else window_mark(local_size)
 
 
 def _attention(
@@ -75,6 +80,10 @@ def _attention(
 
     Dropout of attention is left out: the base model is frozen, and as it is.
     """
+    if attention_mask is not None and attention_mask.shape[1:] == (0,):
+        if len(attention_mask) != sliding_window:
+            raise _strange(module, "a window that its mask alone tells of")
+        attention_mask = None
     if packed is None or attention_mask is not None:
         raise _strange(module, "a mask of its own, or an attention beside its layers'")
     if s_aux is not None:

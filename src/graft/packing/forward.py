@@ -41,6 +41,8 @@ class PackedForward:
         self.base: Any = model.base_model
         if not is_causal(self.base):
             raise Unpackable(f"{type(self.base).__name__} is no causal decoder.")
+        if getattr(self.base.config.get_text_config(), "output_router_logits", False):
+            raise Unpackable(f"{type(self.base).__name__} adds its routers' loss to the labels'.")
         self.backbone: Any = cache_owner(self.base)
         self.configs = attention_configs(self.base)
         self.head = LanguageHead(model, self.backbone, _packed_tokens)

@@ -35,7 +35,7 @@ class Labelled:
         labels: [M], ids.
         rows: [M], number of the row.
         weights: [M], fp32.
-        count: B.
+        numbers: How many each row has.
     """
 
     def __init__(
@@ -45,10 +45,9 @@ class Labelled:
         weights: Sequence[float] | None,
         device: torch.device,
     ) -> None:
-        self.count = len(places)
-        each = torch.ones(self.count) if weights is None else torch.tensor(weights)
-        numbers = torch.tensor([len(own) for own in places])
-        rows = torch.arange(self.count).repeat_interleave(numbers)
+        self.numbers = [len(own) for own in places]
+        each = torch.ones(len(places)) if weights is None else torch.tensor(weights)
+        rows = torch.arange(len(places)).repeat_interleave(torch.tensor(self.numbers))
         self.rows = rows.to(device)
         self.weights = each[rows].to(device)
         self.places = torch.cat(list(places)).to(device)
@@ -84,9 +83,7 @@ class LanguageHead:
             groups: The row groups.
             labelled: The labels.
         """
-        starts = torch.tensor([group.rows.stop for group in groups], device=hidden.device)
-        ends = torch.searchsorted(labelled.rows, starts).tolist()
-        sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+        sizes = [sum(labelled.numbers[group.rows]) for group in groups]
         parts = (own.split(sizes) for own in (hidden, labelled.labels, labelled.weights))
         sums, losses = [], []
         for group, shown, labels, weights in zip(groups, *parts, strict=True):
@@ -100,7 +97,7 @@ class LanguageHead:
             sums.append(total)
             losses.append(own)
         own = torch.cat(losses)
-        by_row = own.new_zeros(labelled.count).index_add_(0, labelled.rows, own)
+        by_row = own.new_zeros(len(labelled.numbers)).index_add_(0, labelled.rows, own)
         return torch.stack(sums).sum(), by_row
 
     @property

@@ -14,12 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from graft.adapt.model import PeftModel
 from graft.adapt.structure import is_causal, is_encoder_decoder
-from graft.packing.attention import Unpackable, attending_by_segment, attention_configs
+from graft.packing.attention import (
+    Unpackable,
+    attending_by_segment,
+    attention_configs,
+    window_mark,
+)
 from graft.packing.distances import counters_of, counting_by_segment
 from graft.packing.layout import Layout
 
@@ -223,8 +229,11 @@ class _Batch:
 
     def _given(self, name: str, value: Any) -> Any:
         """An argument of a layer on packed rows, from that on padded ones."""
-        if "mask" in name or isinstance(value, Cache):
+        if isinstance(value, Cache):
             return None
+        if "mask" in name:
+            alone = self.stack.causal and self.source is None and name == "attention_mask"
+            return self._window(value) if alone else None
         if self.source is not None and name == "encoder_hidden_states":
             if self._states is None:
                 self._states = self.source._packed(value)
@@ -232,6 +241,17 @@ class _Batch:
         if name == "encoder_decoder_position_bias":
             return self.places.new_zeros(1)  # else T5 makes zeros of S times S, used by nothing
         return self._all_packed(value)
+
+    def _window(self, mask: Any) -> Tensor | None:
+        """What is left of the mask of a layer that looks back: its window, where rows reach it."""
+        if not isinstance(mask, Tensor) or isinstance(mask, FakeTensor) or mask.ndim != 4:
+            return None
+        last = self.shown.shape[1] - 1 - self.shown.flip(1).long().argmax(1)
+        rows = torch.arange(len(last), device=last.device)
+        seen_last = mask.expand(len(last), -1, -1, -1)[rows, 0, last, -self.shown.shape[1] :]
+        seen = (seen_last if mask.dtype == torch.bool else seen_last == 0).sum(1)
+        hides = seen < self.shown.sum(1)
+        return window_mark(int(seen[hides].max())) if hides.any() else None
 
     def _all_packed(self, value: Any) -> Any:
         if isinstance(value, Tensor):

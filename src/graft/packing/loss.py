@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["Head", "chunked_cross_entropy"]
 
@@ -79,8 +80,10 @@ class _Chunked(torch.autograd.Function):
         return (losses * weights).sum(), losses
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        upstream, _ = grad_outputs
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, upstream: Tensor, of_losses: Tensor
+    ) -> tuple[Tensor | None, ...]:
         grad, sums = ctx.grads
         return (
             grad * upstream.to(grad.dtype),

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["Reading", "Rules", "attend"]
 
@@ -122,10 +123,13 @@ class _Attend(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, grad: Tensor
+    ) -> tuple[Tensor | None, ...]:
         query, key, value, bias, *prefixes = ctx.saved_tensors
         readings, rules = ctx.how
-        grad = grad_outputs[0].transpose(0, 1)
+        grad = grad.transpose(0, 1)
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)
         grad_bias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None

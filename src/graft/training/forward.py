@@ -17,11 +17,13 @@ from torch import Tensor, nn
 
 from graft.adapt import PeftModel
 from graft.config import TaskType
+from graft.errors import ConfigError
 from graft.packing import (
     PackedForward,
     PackedLayers,
     PackedPairs,
     Unpackable,
+    attention_configs,
     packed_forward,
     proven_forward,
     proven_layers,
@@ -151,13 +153,12 @@ class Padded(Forward):
         self.takes_on = next(model.base_model.parameters()).device
 
     def loss(self, parts: Sequence[Part]) -> tuple[Tensor, list[Tensor]]:
-        names = _names(parts)
-        if names is None:
-            (part,) = parts
-            mean = self.outputs(part.batch.inputs, None).loss
-            total = mean * (part.batch.targets * part.weight)
+        outputs = self.outputs(joined([part.batch for part in parts]), _names(parts))
+        if len(parts) == 1:
+            total = outputs.loss * (parts[0].batch.targets * parts[0].weight)
             return total, [total.detach()]
-        outputs = self.outputs(joined([part.batch for part in parts]), names)
+        if getattr(outputs, "aux_loss", None) is not None:
+            raise ConfigError("a loss of the base model's routers is of all rows of a pass")
         sums = summed_loss(self.task_type, outputs, [part.batch.inputs for part in parts])
         weighted = [own * part.weight for own, part in zip(sums, parts, strict=True)]
         return torch.stack(weighted).sum(), [own.detach() for own in weighted]
@@ -178,8 +179,11 @@ class _Layers(Padded):
         self.options = without_cache(packed.model)
 
     def outputs(self, inputs: dict[str, Tensor], names: Sequence[str] | None = None) -> Any:
-        with self.packed.packing(inputs["attention_mask"], names):
-            return self.model(**inputs, **self.options, adapter_names=names)
+        try:
+            with self.packed.packing(inputs["attention_mask"], names):
+                return self.model(**inputs, **self.options, adapter_names=names)
+        except Unpackable:  # rows as long as this did not occur in the proof
+            return super().outputs(inputs, names)
 
 
 def _names(parts: Sequence[Part]) -> list[str] | None:
@@ -196,16 +200,17 @@ def without_dropout(model: PeftModel) -> Iterator[None]:
     What is frozen is not regularised, and is the same in every step and for every adapter.
     """
     heads = [head for name in model.adapters for head in model.adapter(name).saved.values()]
-    before: list[tuple[nn.Module, str, float]] = []
-    for module in [m for root in (model.base_model, *heads) for m in root.modules()]:
-        for name, value in vars(module).items():
-            of_dropout = name == "p" if isinstance(module, nn.Dropout) else "drop" in name
+    modules = [module for root in (model.base_model, *heads) for module in root.modules()]
+    before: list[tuple[Any, str, float]] = []
+    for owner in (*modules, *attention_configs(model.base_model)):  # some ask their config
+        for name, value in vars(owner).items():
+            of_dropout = name == "p" if isinstance(owner, nn.Dropout) else "drop" in name
             if of_dropout and isinstance(value, float):
-                before.append((module, name, value))
-    for module, name, _ in before:
-        setattr(module, name, 0.0)
+                before.append((owner, name, value))
+    for owner, name, _ in before:
+        setattr(owner, name, 0.0)
     try:
         yield
     finally:
-        for module, name, value in before:
-            setattr(module, name, value)
+        for owner, name, value in before:
+            setattr(owner, name, value)

@@ -216,7 +216,8 @@ def _is_gated(module: nn.Module) -> bool:
 
 
 def _gate_of(module: nn.Module) -> Maker | None:
-    dtype: Any = getattr(module.gate_proj, "weight").dtype
+    gated: Any = module
+    dtype = gated.gate_proj.weight.dtype
     dtype = dtype if dtype in _ROUNDING else torch.float32  # quantised
     trial: Any = copy.copy(module)
     small = [nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(6, 8)]

@@ -178,9 +178,9 @@ class Learner:
             make_batch([rows[i] for i in piece], self.collate, self.task_type) for piece in pieces
         ]
 
-    def _make_ahead(self, step: int) -> list[Batch]:
+    def _make_ahead(self, step: int, pinned: bool) -> list[Batch]:
         batches = self.batches(step)
-        return [b.pinned() for b in batches] if self.device.type == "cuda" else batches
+        return [batch.pinned() for batch in batches] if pinned else batches
 
     def first_row(self) -> Batch:
         """A batch of one row."""
@@ -196,16 +196,18 @@ class Learner:
         ]
         return max((tokens, step) for step, tokens in enumerate(sizes))
 
-    def begin_step(self, pool: Executor) -> list[Batch]:
+    def begin_step(self, pool: Executor, pinned: bool = False) -> list[Batch]:
         """The batches of the next step, of which `take` is to be told.
 
         Args:
             pool: Makes those of the step after it meanwhile. What is wrong with them is raised
                 when they are due.
+            pinned: Whether those are to be in memory that a GPU reads by itself.
         """
         after = self.progress.step + 1
         self._due = self.batches() if self._ahead is None else self._ahead.result()
-        self._ahead = pool.submit(self._make_ahead, after) if after < self.steps else None
+        ahead = after < self.steps
+        self._ahead = pool.submit(self._make_ahead, after, pinned) if ahead else None
         self._loss = torch.zeros((), device=self.device)
         return self._due
 
@@ -219,6 +221,10 @@ class Learner:
     def weight(self) -> float:
         """Of each target in the step's loss, its mean: however targets fall into batches."""
         return 1 / sum(batch.targets for batch in self._due)
+
+    def forget_gradients(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
 
     def take(self, loss: Tensor) -> None:
         """Take in a batch's share of the step's loss, whose gradient is there."""
@@ -330,6 +336,7 @@ class Learner:
     @torch.no_grad()
     def end(self) -> None:
         """Put the best weights in place, where they are wanted."""
+        self._ahead = None
         for name, value in self.trained.best.items():
             self.parameters[name].copy_(value)
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -88,7 +89,9 @@ def fit(
 ) -> dict[str, FitResult]:
     """Train adapters of `model`, in place, and write nothing.
 
-    Seeds torch's generator before each forward pass.
+    Seeds torch's generator before each forward pass. Batches are made ahead by another thread, so
+    rows or a `collate` that draw from that generator would not be the same twice: let them have
+    one of their own.
 
     Args:
         model: Base model with the adapters attached.
@@ -170,8 +173,8 @@ class Loop:
                 which is not there is missed at once.
         """
         self._listen(callbacks)
-        if self.settings.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+        for learner in self.learners:
+            learner.forget_gradients()  # what was there before is of no step of this run
         reset_peak_memory(self.device)
         for learner in self.learners:
             learner.tell("on_start", learner.start(self.forward.how))
@@ -181,10 +184,15 @@ class Loop:
             reason = self._rounds.turns(self.learners)
             if reason:
                 self.note(f"adapters take turns: {reason}")
-            if largest_first:
-                self._rounds.try_largest(self.learners)
-            self._since = time.perf_counter()
-            with collating() as pool, without_dropout(self.model), lean_layers(self.model):
+            with (
+                collating() as pool,
+                _checkpointing(self.model, self.settings.gradient_checkpointing),
+                without_dropout(self.model),
+                lean_layers(self.model),
+            ):
+                if largest_first:
+                    self._rounds.try_largest(self.learners)
+                self._since = time.perf_counter()
                 while any(learner.learns for learner in self.learners):
                     learning = [learner for learner in self.learners if learner.learns]
                     self._rounds.take(learning, pool)
@@ -194,10 +202,10 @@ class Loop:
                     self._settle(learning)
         finally:
             self._seconds, self._since = self.seconds, None
+            self.model.eval()
             self._tell("on_end")
         for learner in self.learners:
             learner.end()
-        self.model.eval()
         return {learner.name or "": self._result(learner) for learner in self.learners}
 
     def rehearse(self) -> list[Rehearsal]:
@@ -331,3 +339,18 @@ class Loop:
             if each.failure is not None
         }
         self._tell("on_save", self.store.save(self.model, kept, self.rounds, failures))
+
+
+@contextmanager
+def _checkpointing(model: PeftModel, wanted: bool) -> Iterator[None]:
+    """Compute activations again inside the block, where that is wanted."""
+    base: Any = model.base_model
+    already = any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
+    if already or not wanted:
+        yield
+        return
+    model.activation_checkpointing_enable()
+    try:
+        yield
+    finally:
+        base.activation_checkpointing_disable()

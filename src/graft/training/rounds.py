@@ -92,19 +92,21 @@ class Rounds:
         _, step, index = max(largest)
         learner = learners[index]
         batch = max(learner.batches(step), key=lambda batch: self._size([(learner, batch)]))
-        self.forward.loss([self._part(learner, batch, 1 / batch.targets)])[0].backward()
-        for parameter in learner.parameters.values():
-            parameter.grad = None
+        try:
+            self.forward.loss([self._part(learner, batch, 1 / batch.targets)])[0].backward()
+        finally:
+            learner.forget_gradients()
 
     def _part(self, learner: Learner, batch: Batch, weight: float) -> Part:
         return Part(batch.to(self.forward.takes_on), weight, learner.name)
 
     def _passes(self, learners: Sequence[Learner], pool: Executor) -> list[list[Piece]]:
         """The batches of the learners' next steps, as they share forward passes."""
+        pinned = self.forward.takes_on.type == "cuda"
         apart: list[list[Piece]] = []
         due: dict[str | None, list[Piece]] = {}
         for learner in learners:
-            pieces = [(learner, batch) for batch in learner.begin_step(pool)]
+            pieces = [(learner, batch) for batch in learner.begin_step(pool, pinned)]
             # A mask of dropout over padded rows would depend on the longest row of the pass.
             if self._shares and not (self.forward.pads and learner.drops_out):
                 due[learner.name] = pieces
