@@ -63,6 +63,28 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lora(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter whose prompts are texts as they stand."""
+    return _talker(tmp_path_factory, base_folder)
+
+
+@pytest.fixture(scope="session")
+def chatty(base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter with a chat template."""
+    from tiny import CHAT_TEMPLATE
+
+    return _talker(tmp_path_factory, base_folder, CHAT_TEMPLATE)
+
+
+def _talker(folders: pytest.TempPathFactory, base: Path, chat_template: str | None = None) -> Path:
+    from graft import LoraConfig
+    from tiny import save_adapter
+
+    config = LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, lora_dropout=0.5)
+    return save_adapter(folders.mktemp("talker"), base, config, chat_template)
+
+
+@pytest.fixture(scope="session")
 def classifier(bert_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter that classifies texts."""
     return _head(tmp_path_factory, bert_folder, "SEQ_CLS", ["moon", "fish", "home"])

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -45,19 +44,6 @@ CONFIGS = {
     "prompt": PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
     "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
 }
-
-
-@pytest.fixture(scope="module")
-def lora(base_folder, tmp_path_factory) -> Path:
-    """An adapter whose prompts are texts as they stand."""
-    return save_adapter(tmp_path_factory.mktemp("lora"), base_folder, CONFIGS["lora"])
-
-
-@pytest.fixture(scope="module")
-def chatty(base_folder, tmp_path_factory) -> Path:
-    """An adapter with a chat template."""
-    folder = tmp_path_factory.mktemp("chatty")
-    return save_adapter(folder, base_folder, CONFIGS["lora"], CHAT_TEMPLATE)
 
 
 def greedy(model: PeftModel, ids: list[int], count: int, ends: list[int]) -> list[int]:
@@ -312,158 +298,6 @@ def test_bytes_that_are_no_character_are_told_in_the_end():
     assert "".join(pieces) == "a"
     streamer.end()
     assert "".join(pieces) == tokenizer.decode(ids)
-
-
-# --- classes ----------------------------------------------------------------------------------
-
-
-def test_classes_are_named_with_their_probability(classifier, bert_folder):
-    predictor = Predictor.load(classifier)
-    found = predictor.classify([SENTENCES[0], (SENTENCES[1], SENTENCES[2])])
-    tokenizer = make_tokenizer()
-    inputs = [
-        tokenizer(SENTENCES[0], return_tensors="pt"),
-        tokenizer(SENTENCES[1], SENTENCES[2], return_tensors="pt"),
-    ]
-    for chances, given in zip(found, inputs, strict=True):
-        with torch.no_grad():
-            wanted = predictor.model(**given).logits[0].softmax(-1).tolist()
-        assert chances == pytest.approx(dict(zip(["moon", "fish", "home"], wanted, strict=True)))
-    assert sum(found[0].values()) == pytest.approx(1)
-    assert found[0] != found[1]
-
-
-def test_a_text_to_classify_is_cut_to_the_positions(bert_folder, tmp_path):
-    config = PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=4)
-    save_adapter(tmp_path, bert_folder, config, labels=["a", "b"])
-    predictor = Predictor.load(tmp_path)
-    sixty = make_tokenizer().decode(make_tokenizer()("fish " * 90)["input_ids"][:60])
-    found = predictor.classify(["fish " * 90, sixty])
-    assert found[0] == pytest.approx(found[1])
-
-
-# --- tags and answers in texts ----------------------------------------------------------------
-
-
-def test_a_word_has_the_tag_of_its_first_token(tagger):
-    predictor = Predictor.load(tagger)
-    words = ["The", "colourful", "", "cat", "你好"]
-    (tags,) = predictor.tag([words])
-    tokenizer = make_tokenizer()
-    with torch.no_grad():
-        inputs = tokenizer(" ".join(words), return_tensors="pt", return_offsets_mapping=True)
-        offsets = inputs.pop("offset_mapping")[0].tolist()
-        said = predictor.model(**inputs).logits[0].argmax(-1).tolist()
-    starts = [0, 4, None, 15, 19]
-    for start, tag in zip(starts, tags, strict=True):
-        if start is None:
-            assert tag is None
-            continue
-        first = next(at for at, (a, b) in enumerate(offsets) if a <= start < b)
-        assert tag == ["B-who", "I-who", "O"][said[first]]
-
-
-def test_words_beyond_the_positions_are_not_passed_over(tagger):
-    with pytest.raises(DataError, match=r"99 words has more tokens .* reads \(64\)"):
-        Predictor.load(tagger).tag([["fish"] * 99])
-
-
-def test_an_answer_is_the_likeliest_span_of_all_windows(reader):
-    """By brute force over every span of every window."""
-    predictor = Predictor.load(reader)
-    text = ". ".join(SENTENCES)
-    tokenizer = make_tokenizer()
-    question = tokenizer("who")["input_ids"]
-    ids = tokenizer(text)["input_ids"]
-    offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    room, chances, nowhere = 64 - len(question), {}, []
-    for at in range(0, len(ids), room - 16):
-        with torch.no_grad():
-            part = question + ids[at : at + room]
-            out = predictor.model(input_ids=torch.tensor([part]))
-        starts, ends = out.start_logits[0].softmax(-1), out.end_logits[0].softmax(-1)
-        nowhere.append(float(starts[0] * ends[0]))
-        for i in range(len(question), len(part)):
-            for j in range(i, len(part)):
-                move = at - len(question)
-                chances[i + move, j + move] = float(starts[i] * ends[j])
-        if at + room >= len(ids):
-            break
-    assert len(nowhere) > 3
-    first, last = max(chances, key=lambda span: chances[span])
-    (found,) = predictor.extract([("who", text)])
-    assert math.prod(nowhere) < 0.5  # so there is one
-    assert found.text == text[offsets[first][0] : offsets[last][1]].strip()
-    assert found.probability == pytest.approx(chances[first, last], rel=1e-4)
-    assert text[found.start :].startswith(found.text)
-
-
-def test_a_text_without_an_answer(reader):
-    predictor = Predictor.load(reader)
-    with torch.no_grad():
-        for head in predictor.model.base_model.qa_outputs.parameters():
-            head.zero_()
-        # Positions 0 get all: what stands there is the question's first token.
-        predictor.model.base_model.qa_outputs.register_forward_hook(
-            lambda _, __, out: out.index_fill(1, torch.tensor([0]), 9.0)
-        )
-    (found,) = predictor.extract([("who", "The cat sees a fish.")])
-    assert (found.text, found.start) == ("", None)
-    assert found.probability > 0.9
-
-
-# --- conversations ----------------------------------------------------------------------------
-
-
-def test_a_conversation_remembers(chatty):
-    predictor = Predictor.load(chatty)
-    sampling = Sampling(max_new_tokens=3)
-    talk = Conversation(predictor, sampling, system="be kind")
-    opening = [{"role": "system", "content": "be kind"}]
-    first = talk.say("The cat", lambda piece: None)
-    asked = [*opening, {"role": "user", "content": "The cat"}]
-    assert first == predictor.generate([asked], sampling)[0]
-    asked += [
-        {"role": "assistant", "content": first.text},
-        {"role": "user", "content": "A dog"},
-    ]
-    assert talk.say("A dog", lambda piece: None) == predictor.generate([asked], sampling)[0]
-    assert len(talk.turns) == 5
-    talk.reset()
-    assert talk.turns == opening
-    assert talk.say("The cat", lambda piece: None) == first
-
-
-def test_an_answer_broken_off_counts_as_far_as_it_came(chatty):
-    talk = Conversation(Predictor.load(chatty), Sampling(max_new_tokens=8))
-    heard: list[str] = []
-
-    def stop(piece: str) -> None:
-        heard.append(piece)
-        if len(heard) == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        talk.say("The cat", stop)
-    assert talk.turns[-1] == {"role": "assistant", "content": "".join(heard)}
-    talk.say("A dog", heard.append)  # nothing is left of what was broken off
-    assert len(talk.turns) == 4
-
-
-def test_a_turn_that_got_no_answer_is_forgotten(chatty):
-    talk = Conversation(Predictor.load(chatty))
-    with pytest.raises(DataError, match="no room"):
-        talk.say("fish " * 64, lambda piece: None)
-    assert talk.turns == []
-
-
-def test_without_a_template_each_line_is_for_itself(lora):
-    predictor = Predictor.load(lora)
-    talk = Conversation(predictor, Sampling(max_new_tokens=4))
-    wanted = predictor.generate(["The cat", "A dog"], Sampling(max_new_tokens=4))
-    assert [talk.say(text, lambda piece: None) for text in ("The cat", "A dog")] == wanted
-    with pytest.raises(ConfigError, match="no place for a system"):
-        Conversation(predictor, system="be kind")
 
 
 # --- what cannot be used ----------------------------------------------------------------------
