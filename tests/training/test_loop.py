@@ -5,6 +5,12 @@ import math
 import pytest
 import torch
 from torch import Tensor
+from transformers import (
+    Gemma3Config,
+    Gemma3ForConditionalGeneration,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from graft.adapt import PeftModel
 from graft.config import PeftType, TaskType
@@ -310,3 +316,25 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path, lm_rows, lm_collator, 
             callbacks=[Poison()],
         )
     assert not (tmp_path / "checkpoint-4").exists()
+
+
+@pytest.mark.parametrize("largest_first", [False, True])
+def test_layers_that_a_model_does_not_call(lm_rows, lm_collator, settings, largest_first):
+    """Mamba reads the biases of two of its layers, which it never runs."""
+    sizes = {"vocab_size": 300, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    model = attach(MambaForCausalLM(MambaConfig(**sizes)), "bitfit")
+    options = {"task_type": LM, "largest_first": largest_first}
+    with pytest.raises(ConfigError, match=r"does not call .*conv1d, .*Name other"):
+        fit_one(model, lm_rows, None, lm_collator, settings, **options)
+
+
+def test_masks_made_in_front_of_the_language_model():
+    text = {"vocab_size": 300, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    base = Gemma3ForConditionalGeneration(Gemma3Config(text_config=text, vision_config=vision))
+    model = attach(base, "prefix_tuning", num_virtual_tokens=3)
+    ids = torch.arange(3, 9)[None]
+    with pytest.raises(ConfigError, match="makes masks in front of its language model"):
+        model(input_ids=ids, attention_mask=torch.ones_like(ids))

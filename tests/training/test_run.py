@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -375,6 +376,7 @@ def test_a_run_is_compared_with_its_forecast(raw_run):
     (told,) = [text for text in notes.texts if text.startswith("memory: planned")]
     assert "planned 3.00 GiB, measured" in told
     assert "a step: planned 0.25 s (0.125 to 0.5), measured" in told
+    assert re.search(r", measured \d+ MiB;", told)
     summary = result.summary
     assert summary["planned_peak_bytes"] == 3 * 2**30
     assert summary["planned_step_seconds"] == 0.25

@@ -97,6 +97,12 @@ class Entry:
         device = self._base.device
         if self._masks:
             mask = given.get("attention_mask")
+            if isinstance(mask, dict):
+                raise ConfigError(
+                    f"{type(self._base).__name__} makes masks in front of its language model, "
+                    "where a prefix has no place. Virtual tokens as input embeddings work on it: "
+                    "Prompt-Tuning, P-Tuning."
+                )
             if mask is None:
                 mask = torch.ones(rows, seen - batch.prefix_length, dtype=torch.long, device=device)
             given["attention_mask"] = batch.prefix_mask(mask)

@@ -29,7 +29,14 @@ from graft.planning.setting import Setting
 from graft.planning.skeleton import Layer, Skeleton, make_fake, make_model
 from graft.planning.tracing import Phase, Recorder
 from graft.training.config import TrainConfig
-from graft.training.forward import Forward, Padded, Part, make_forward, without_dropout
+from graft.training.forward import (
+    Forward,
+    Padded,
+    Part,
+    make_forward,
+    propagate,
+    without_dropout,
+)
 from graft.training.lean import lean_layers
 from graft.training.optimizer import make_optimizer, trainable_parameters
 
@@ -158,7 +165,7 @@ class _Step:
             self.recorder,
         ):
             for self._pass, parts in enumerate(passes):
-                self._backward(parts)
+                self._backward(parts, [parameters for parameters, _ in learners])
             self.recorder.enter(Phase("optimizer", None, self._pass))
             for parameters, optimizer in learners:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -176,13 +183,13 @@ class _Step:
             learners.append((list(own.values()), make_optimizer(own, TrainConfig(), 1e-4)))
         return learners
 
-    def _backward(self, parts: Sequence[Part]) -> None:
+    def _backward(self, parts: Sequence[Part], trained: Sequence[list[nn.Parameter]]) -> None:
         self.recorder.enter(Phase("forward", None, self._pass))
         names = list(self.model.adapters)
         self.model.router.noise = dict.fromkeys(names, 0)
         loss, _ = self.forward.loss(parts)
         self.recorder.enter(Phase("backward", None, self._pass))
-        loss.backward()
+        propagate(loss, self.model, trained)
 
     # --- what the recorder is told --------------------------------------------------------
 

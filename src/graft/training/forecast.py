@@ -70,9 +70,9 @@ class Watch(Callback):
 
     def _compare(self, forecast: Forecast, seconds: float) -> None:
         peak = self.peak_bytes
-        measured = "" if peak is None else f", measured {peak / 2**30:.2f} GiB"
+        measured = "" if peak is None else f", measured {_size(peak)}"
         self.loop.note(
-            f"memory: planned {forecast.peak_bytes / 2**30:.2f} GiB{measured}; a step: planned "
+            f"memory: planned {_size(forecast.peak_bytes)}{measured}; a step: planned "
             f"{forecast.step_seconds:.3g} s ({forecast.low:.3g} to {forecast.high:.3g}), "
             f"measured {seconds:.3g} s"
         )
@@ -95,3 +95,7 @@ class Watch(Callback):
             "planned_step_seconds": None if forecast is None else forecast.step_seconds,
             "measured_step_seconds": self.loop.seconds / rounds if rounds else None,
         }
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

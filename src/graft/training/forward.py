@@ -7,7 +7,7 @@ before its first step; what it cannot do is told, and its batches are padded.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +33,7 @@ from graft.packing import (
 from graft.training.batches import Batch, joined
 from graft.training.losses import summed_loss
 
-__all__ = ["Forward", "Padded", "Part", "make_forward", "without_dropout"]
+__all__ = ["Forward", "Padded", "Part", "make_forward", "propagate", "without_dropout"]
 
 
 @dataclass(frozen=True)
@@ -184,6 +184,31 @@ class _Layers(Padded):
                 return self.model(**inputs, **self.options, adapter_names=names)
         except Unpackable:  # rows as long as this did not occur in the proof
             return super().outputs(inputs, names)
+
+
+def propagate(loss: Tensor, model: PeftModel, trained: Iterable[Iterable[nn.Parameter]]) -> None:
+    """Let the gradient of `loss` add up in what is trained.
+
+    Args:
+        loss: Of a pass.
+        model: The model with adapters.
+        trained: Of each adapter in the pass its parameters.
+
+    Raises:
+        ConfigError: An adapter has no part in the loss: some models read weights of layers that
+            they do not call.
+    """
+    if loss.requires_grad:
+        loss.backward()
+        if all(any(p.grad is not None for p in own) for own in trained):
+            return
+    layers = [path for path, site in model.sites.items() if site.adapters]
+    named = ", ".join(layers[:3]) + (f" and {len(layers) - 3} more" if len(layers) > 3 else "")
+    raise ConfigError(
+        f"{type(model.base_model).__name__} computes this loss without what is to be trained"
+        f"{f': it does not call {named}' if named else ''}. Name other `target_modules`, or take "
+        "another method."
+    )
 
 
 def _names(parts: Sequence[Part]) -> list[str] | None:

@@ -16,7 +16,7 @@ from torch import nn
 from graft.adapt import PeftModel
 from graft.errors import ConfigError
 from graft.training.batches import Batch, row_lengths
-from graft.training.forward import Forward, Padded, Part
+from graft.training.forward import Forward, Padded, Part, propagate
 from graft.training.learner import Learner
 from graft.training.passes import fill_passes, token_budget
 
@@ -93,7 +93,8 @@ class Rounds:
         learner = learners[index]
         batch = max(learner.batches(step), key=lambda batch: self._size([(learner, batch)]))
         try:
-            self.forward.loss([self._part(learner, batch, 1 / batch.targets)])[0].backward()
+            loss, _ = self.forward.loss([self._part(learner, batch, 1 / batch.targets)])
+            propagate(loss, self.model, [learner.parameters.values()])
         finally:
             learner.forget_gradients()
 
@@ -138,7 +139,7 @@ class Rounds:
             loss, shares = self.forward.loss(
                 [self._part(learner, batch, learner.weight) for learner, batch in pieces]
             )
-            loss.backward()
+            propagate(loss, self.model, [learner.parameters.values() for learner, _ in pieces])
         finally:
             self.model.router.noise = {}
         for (learner, _), share in zip(pieces, shares, strict=True):
