@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from graft.adapt.model import PeftModel
+from graft.methods import Lora
 
 from .cases import Case
 from .families import Family
@@ -39,3 +40,11 @@ def assert_near_all(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> N
     assert actual.keys() == expected.keys()
     for name, gradient in expected.items():
         assert_near(actual[name], gradient)
+
+
+def test_nothing_is_left_at_the_embeddings(family: Family) -> None:
+    """A gradient asked of them would take the backward pass below the lowest adapted layer."""
+    model = attach(family.model(), family, [Case(Lora)]).train()
+    before = {name: len(m._forward_hooks) for name, m in model.base_model.named_modules()}
+    model.gradient_checkpointing_enable()
+    assert {n: len(m._forward_hooks) for n, m in model.base_model.named_modules()} == before

@@ -148,6 +148,25 @@ class Scaled(Limited):
         return super().forward(x) * self.scale
 
 
+class Between(Limited):
+    """Its limits are two numbers in one attribute."""
+
+    def __init__(self, *limits: float) -> None:
+        super().__init__(None)
+        self.limits = limits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(self.act_fn(self.gate_proj(x).clamp(*self.limits)) * self.up_proj(x))
+
+
+class WithTable(Doubled):
+    """Has numbers that are no parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(8))
+
+
 class WithGate(transformers.models.llama.modeling_llama.LlamaRMSNorm):
     def forward(self, hidden_states: Tensor, gate: Tensor | None = None) -> Tensor:
         return super().forward(hidden_states if gate is None else hidden_states * gate)
@@ -163,6 +182,7 @@ OTHERS = [
     WithoutEpsilon(),
     WithGate(8),
     Broken(),
+    WithTable(),
     nn.LayerNorm(8, bias=False),
     Limited(10.0),
     Limited(16.0, torch.bfloat16),
@@ -180,9 +200,10 @@ def test_what_computes_otherwise_stays(module):
 
 
 def test_modules_of_one_class_are_told_apart_by_their_numbers():
-    module = nn.ModuleList([Limited(None), Limited(10.0)]).requires_grad_(False)
+    modules = [Limited(None), Limited(10.0), Between(-1e9, 1e9), Between(-0.1, 0.1)]
+    module = nn.ModuleList(modules).requires_grad_(False)
     with lean_layers(module):
-        assert ["forward" in own.__dict__ for own in module] == [True, False]
+        assert ["forward" in own.__dict__ for own in module] == [True, False, True, False]
 
 
 def test_an_input_of_another_number_format_is_the_models_own_affair():

@@ -185,7 +185,12 @@ class PeftModel(AttachedAdapters):
         """transformers' newer name of `gradient_checkpointing_enable`; `kwargs` are its own."""
         options = {**(activation_checkpointing_kwargs or {}), "use_reentrant": False}
         base: Any = self.base_model
+        asked = getattr(base, "_require_grads_hooks", None)
         base.activation_checkpointing_enable(activation_checkpointing_kwargs=options, **kwargs)
+        if not asked:
+            # Only reentrant checkpoints need inputs with a gradient; here the backward pass would
+            # go on below the lowest adapted layer.
+            base.disable_input_require_grads()
 
     # --- merging --------------------------------------------------------------------------
 

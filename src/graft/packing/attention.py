@@ -22,7 +22,13 @@ from graft.packing.layout import Layout
 from graft.packing.segments import Rules, attend
 from graft.packing.varlen import ROUNDING, attend_at_once, disagreement
 
-__all__ = ["Unpackable", "attending_by_segment", "attention_configs", "window_mark"]
+__all__ = [
+    "Unpackable",
+    "attending_by_segment",
+    "attention_configs",
+    "refuse_convolutions",
+    "window_mark",
+]
 
 _NAME = "graft_packed"
 
@@ -35,6 +41,12 @@ def attention_configs(model: nn.Module) -> list[Any]:
     """The configs by which the modules of `model` choose their attention, each once."""
     owners: list[Any] = list(model.modules())
     return list({id(m.config): m.config for m in owners if hasattr(m, "config")}.values())
+
+
+def refuse_convolutions(module: nn.Module) -> None:
+    """Raise Unpackable where `module` has what mixes neighbours, whoever's they are."""
+    if any(isinstance(m, nn.Conv1d) and max(m.kernel_size) > 1 for m in module.modules()):
+        raise Unpackable(f"{type(module).__name__} has convolutions over tokens.")
 
 
 @contextmanager

@@ -19,7 +19,12 @@ from graft.adapt.model import PeftModel
 from graft.adapt.recomputation import route_recomputation
 from graft.adapt.routing import RowGroup
 from graft.adapt.structure import cache_owner, input_embeddings, is_causal
-from graft.packing.attention import Unpackable, attending_by_segment, attention_configs
+from graft.packing.attention import (
+    Unpackable,
+    attending_by_segment,
+    attention_configs,
+    refuse_convolutions,
+)
 from graft.packing.head import Labelled, LanguageHead
 from graft.packing.layout import Layout
 
@@ -44,6 +49,7 @@ class PackedForward:
         if getattr(self.base.config.get_text_config(), "output_router_logits", False):
             raise Unpackable(f"{type(self.base).__name__} adds its routers' loss to the labels'.")
         self.backbone: Any = cache_owner(self.base)
+        refuse_convolutions(self.backbone)
         self.configs = attention_configs(self.base)
         self.head = LanguageHead(model, self.backbone, _packed_tokens)
         names = inspect.signature(self.backbone.forward).parameters

@@ -24,6 +24,7 @@ from graft.packing.attention import (
     Unpackable,
     attending_by_segment,
     attention_configs,
+    refuse_convolutions,
     window_mark,
 )
 from graft.packing.distances import counters_of, counting_by_segment
@@ -100,6 +101,7 @@ class _Stack:
         if len(lists) != 1:
             raise Unpackable(f"{name} has {len(lists)} stacks of layers.")
         self.layers: list[nn.Module] = list(lists[0])
+        refuse_convolutions(lists[0])
         takes = inspect.signature(self.layers[0].forward).parameters
         self.names = list(takes)
         self.counters = counters_of(self.layers)
@@ -244,13 +246,20 @@ class _Batch:
 
     def _window(self, mask: Any) -> Tensor | None:
         """What is left of the mask of a layer that looks back: its window, where rows reach it."""
-        if not isinstance(mask, Tensor) or isinstance(mask, FakeTensor) or mask.ndim != 4:
+        if mask is None or isinstance(mask, FakeTensor):
             return None
-        last = self.shown.shape[1] - 1 - self.shown.flip(1).long().argmax(1)
+        if not isinstance(mask, Tensor) or mask.ndim not in (2, 4):
+            raise Unpackable(f"Layers are handed a mask of kind {type(mask).__name__}.")
+        if mask.ndim == 2:  # of the tokens that there are
+            return None
+        assert self.text is not None
+        composed = self.stack.owner.model.composed
+        given = self.text if composed is None else composed.extend(self.text, 1, 0)
+        last = given.shape[1] - 1 - given.flip(1).long().argmax(1)
         rows = torch.arange(len(last), device=last.device)
-        seen_last = mask.expand(len(last), -1, -1, -1)[rows, 0, last, -self.shown.shape[1] :]
+        seen_last = mask.expand(len(last), -1, -1, -1)[rows, 0, last, -given.shape[1] :]
         seen = (seen_last if mask.dtype == torch.bool else seen_last == 0).sum(1)
-        hides = seen < self.shown.sum(1)
+        hides = seen < given.sum(1)
         return window_mark(int(seen[hides].max())) if hides.any() else None
 
     def _all_packed(self, value: Any) -> Any:

@@ -157,7 +157,7 @@ class Padded(Forward):
         if len(parts) == 1:
             total = outputs.loss * (parts[0].batch.targets * parts[0].weight)
             return total, [total.detach()]
-        if getattr(outputs, "aux_loss", None) is not None:
+        if any(name.endswith("aux_loss") and value is not None for name, value in outputs.items()):
             raise ConfigError("a loss of the base model's routers is of all rows of a pass")
         sums = summed_loss(self.task_type, outputs, [part.batch.inputs for part in parts])
         weighted = [own * part.weight for own, part in zip(sums, parts, strict=True)]
@@ -170,7 +170,9 @@ class Padded(Forward):
 class _Layers(Padded):
     """Layers see packed rows, what is in front of them and behind padded ones."""
 
-    pads = False  # what grows with the longest row is small
+    pads = (
+        False  # what grows with the longest row is small; True where it cannot be packed after all
+    )
 
     def __init__(self, packed: PackedLayers, task_type: TaskType) -> None:
         super().__init__(packed.model, task_type, "")
@@ -179,11 +181,13 @@ class _Layers(Padded):
         self.options = without_cache(packed.model)
 
     def outputs(self, inputs: dict[str, Tensor], names: Sequence[str] | None = None) -> Any:
-        try:
-            with self.packed.packing(inputs["attention_mask"], names):
-                return self.model(**inputs, **self.options, adapter_names=names)
-        except Unpackable:  # rows as long as this did not occur in the proof
-            return super().outputs(inputs, names)
+        if not self.pads:
+            try:
+                with self.packed.packing(inputs["attention_mask"], names):
+                    return self.model(**inputs, **self.options, adapter_names=names)
+            except Unpackable:  # rows as long as these did not occur in the proof
+                self.pads = True
+        return super().outputs(inputs, names)
 
 
 def propagate(loss: Tensor, model: PeftModel, trained: Iterable[Iterable[nn.Parameter]]) -> None:

@@ -35,7 +35,7 @@ _EPSILONS = ("variance_epsilon", "eps", "epsilon")
 _GATED = ("gate_proj", "up_proj", "down_proj")
 # Of the numbers in a trial: small enough to tell an epsilon, large enough to meet a limit.
 _SCALES = (1e-3, 1.0, 100.0)
-_Plain = int | float | str | None
+_PLAIN = (int, float, str, tuple, list, type(None))
 
 Function = Callable[[Tensor], Tensor]
 Maker = Callable[[nn.Module], Function]  # of a module's lean forward
@@ -85,10 +85,10 @@ def _kind(module: nn.Module) -> Any:
     return None
 
 
-def _plain(owner: Any) -> tuple[tuple[str, _Plain], ...]:
+def _plain(owner: Any) -> tuple[tuple[str, str], ...]:
     """The numbers and words by which what `owner` computes may differ from others of its class."""
-    kept = {n: v for n, v in getattr(owner, "__dict__", {}).items() if isinstance(v, _Plain)}
-    return tuple(sorted(kept.items()))
+    own = sorted(getattr(owner, "__dict__", {}).items())
+    return tuple((name, repr(value)) for name, value in own if isinstance(value, _PLAIN))
 
 
 def _tried(module: nn.Module) -> Maker | None:
@@ -131,7 +131,7 @@ def _is_norm(module: nn.Module) -> bool:
         and own["weight"].ndim == 1
         and not own["weight"].requires_grad
         and not any(module.children())
-        and not any(module.buffers())
+        and next(module.buffers(), None) is None
         and isinstance(_epsilon(module), float)
         and not isinstance(module, nn.LayerNorm)
     )
