@@ -165,7 +165,7 @@ class _Step:
             self.recorder,
         ):
             for self._pass, parts in enumerate(passes):
-                self._backward(parts, [parameters for parameters, _ in learners])
+                self._backward(parts, self._trained(parts, [own for own, _ in learners]))
             self.recorder.enter(Phase("optimizer", None, self._pass))
             for parameters, optimizer in learners:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -182,6 +182,15 @@ class _Step:
             own = {name: p for name, p in every.items() if id(p) in ids}
             learners.append((list(own.values()), make_optimizer(own, TrainConfig(), 1e-4)))
         return learners
+
+    def _trained(
+        self, parts: Sequence[Part], learners: Sequence[list[nn.Parameter]]
+    ) -> list[list[nn.Parameter]]:
+        """The parameters of those who have rows in a pass."""
+        named = list(self.model.adapters)
+        if any(part.adapter is None for part in parts):
+            return list(learners)
+        return [learners[named.index(part.adapter or "")] for part in parts]
 
     def _backward(self, parts: Sequence[Part], trained: Sequence[list[nn.Parameter]]) -> None:
         self.recorder.enter(Phase("forward", None, self._pass))
