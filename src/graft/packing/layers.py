@@ -154,6 +154,7 @@ class _Batch:
         self.text = text
         self.source = source
         self._states: Tensor | None = None  # the encoder's, packed
+        self._windows: dict[int, Tensor | None] = {}  # of masks, by which they are
         self._inside: AbstractContextManager | None = None
 
     def before(
@@ -235,7 +236,11 @@ class _Batch:
             return None
         if "mask" in name:
             alone = self.stack.causal and self.source is None and name == "attention_mask"
-            return self._window(value) if alone else None
+            if not alone:
+                return None
+            if id(value) not in self._windows:  # which layers share
+                self._windows[id(value)] = self._window(value)
+            return self._windows[id(value)]
         if self.source is not None and name == "encoder_hidden_states":
             if self._states is None:
                 self._states = self.source._packed(value)

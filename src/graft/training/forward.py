@@ -170,9 +170,7 @@ class Padded(Forward):
 class _Layers(Padded):
     """Layers see packed rows, what is in front of them and behind padded ones."""
 
-    pads = (
-        False  # what grows with the longest row is small; True where it cannot be packed after all
-    )
+    pads = False  # but for what is in front; True once rows cannot be packed
 
     def __init__(self, packed: PackedLayers, task_type: TaskType) -> None:
         super().__init__(packed.model, task_type, "")
