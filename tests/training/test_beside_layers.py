@@ -88,7 +88,9 @@ def test_a_window_that_rows_of_a_classifier_reach_first_in_training():
     model = get_peft_model(base, LoraConfig(r=2, task_type="SEQ_CLS"))
     forward = make_forward(model, TaskType.SEQ_CLS)
     assert "packed" in forward.how  # the rows of the proof are shorter than the window
+    assert not forward.pads
     got, _ = forward.loss([Part(Batch(inputs, rows=3, targets=3, tokens=0), 1 / 3)])
+    assert forward.pads  # from now on, as passes and masks of dropout depend on it
     assert got.item() == pytest.approx(model(**inputs).loss.item(), rel=1e-5)
 
 
