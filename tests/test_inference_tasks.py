@@ -7,9 +7,7 @@ import math
 import pytest
 import torch
 
-from graft import (
-    PromptTuningConfig,
-)
+from graft import PromptTuningConfig
 from graft.errors import DataError
 from graft.inference import Predictor
 from tiny import SENTENCES, make_tokenizer, save_adapter

@@ -5,12 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from transformers import (
-    BloomConfig,
-    BloomForCausalLM,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import BloomConfig, BloomForCausalLM, T5Config, T5ForConditionalGeneration
 
 from graft import LoraConfig, PromptTuningConfig, get_peft_model
 from graft.config import TaskType

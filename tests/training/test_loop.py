@@ -140,21 +140,17 @@ def test_counts(lm_rows, lm_collator, settings):
     assert run.peak_memory_gib is None or run.peak_memory_gib > 0
 
 
-def checkpoints(model: PeftModel) -> bool:
-    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-
-
 @pytest.mark.parametrize("before", [False, True])
 def test_gradient_checkpointing_changes_nothing(lm_rows, lm_collator, settings, before):
     seen = []
 
     class Watch(Callback):
         def on_step(self, step: int) -> None:
-            seen.append(checkpoints(checkpointed))
+            seen.append(checkpointed.base_model.is_activation_checkpointing)
 
     plain, checkpointed = attach(tiny_llama()), attach(tiny_llama())
     fit_one(plain, lm_rows, None, lm_collator, settings, task_type=LM)
-    assert not checkpoints(plain)
+    assert not plain.base_model.is_activation_checkpointing
     if before:
         checkpointed.gradient_checkpointing_enable()
     on = settings.model_copy(update={"gradient_checkpointing": True})
@@ -162,7 +158,7 @@ def test_gradient_checkpointing_changes_nothing(lm_rows, lm_collator, settings, 
     for name, weight in weights(plain).items():
         torch.testing.assert_close(weights(checkpointed)[name], weight)
     assert seen == [True] * 6
-    assert checkpoints(checkpointed) is before  # as it was found
+    assert checkpointed.base_model.is_activation_checkpointing is before  # as it was found
 
 
 @pytest.mark.parametrize("largest_first", [False, True])

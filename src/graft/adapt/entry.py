@@ -17,7 +17,7 @@ from transformers.masking_utils import create_masks_for_generate
 
 from graft.adapt.composition import Composition
 from graft.adapt.recomputation import kept_under_checkpointing
-from graft.adapt.structure import cache_owner, input_embeddings, text_config
+from graft.adapt.structure import cache_owner, input_embeddings, no_prefix, text_config
 from graft.errors import ConfigError
 
 __all__ = ["Entry"]
@@ -98,11 +98,8 @@ class Entry:
         if self._masks:
             mask = given.get("attention_mask")
             if isinstance(mask, dict):
-                raise ConfigError(
-                    f"{type(self._base).__name__} makes masks in front of its language model, "
-                    "where a prefix has no place. Virtual tokens as input embeddings work on it: "
-                    "Prompt-Tuning, P-Tuning."
-                )
+                why = "makes masks in front of its language model, where a prefix has no place"
+                raise no_prefix(self._base, why)
             if mask is None:
                 mask = torch.ones(rows, seen - batch.prefix_length, dtype=torch.long, device=device)
             given["attention_mask"] = batch.prefix_mask(mask)

@@ -32,6 +32,7 @@ __all__ = [
     "head_paths",
     "input_embeddings",
     "is_causal",
+    "no_prefix",
     "tied_head",
 ]
 
@@ -262,18 +263,22 @@ def require_cache(model: nn.Module) -> None:
     config = text_config(model)
     for name in ("num_attention_heads", "num_key_value_heads", "head_dim"):
         if _differs(config, name):
-            raise ConfigError(
-                f"{type(model).__name__} has layers that differ in {name}, so a prefix has no one "
-                "shape. Virtual tokens as input embeddings work on it: Prompt-Tuning, P-Tuning."
+            raise no_prefix(
+                model, f"has layers that differ in {name}, so a prefix has no one shape"
             )
     kinds = set(getattr(text_config(model), "layer_types", None) or ())
     strange = {k for k in kinds if not re.fullmatch(r"(full|sliding|chunked)_attention", k)}
     if strange or "cache" not in inspect.signature(cache_owner(model).forward).parameters:
         why = f"layers of {', '.join(sorted(strange))}" if strange else "no key-value cache"
-        raise ConfigError(
-            f"{type(model).__name__} has {why}, so a prefix has no place in its attention. "
-            "Virtual tokens as input embeddings work on it: Prompt-Tuning, P-Tuning."
-        )
+        raise no_prefix(model, f"has {why}, so a prefix has no place in its attention")
+
+
+def no_prefix(model: nn.Module, why: str) -> ConfigError:
+    """What is said of a model that takes no prefix."""
+    return ConfigError(
+        f"{type(model).__name__} {why}. Virtual tokens as input embeddings work on it: "
+        "Prompt-Tuning, P-Tuning."
+    )
 
 
 def _embed(embedding: nn.Module, ids: Tensor) -> Tensor:

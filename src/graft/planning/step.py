@@ -165,7 +165,7 @@ class _Step:
             self.recorder,
         ):
             for self._pass, parts in enumerate(passes):
-                self._backward(parts, self._trained(parts, [own for own, _ in learners]))
+                self._backward(parts)
             self.recorder.enter(Phase("optimizer", None, self._pass))
             for parameters, optimizer in learners:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -183,22 +183,14 @@ class _Step:
             learners.append((list(own.values()), make_optimizer(own, TrainConfig(), 1e-4)))
         return learners
 
-    def _trained(
-        self, parts: Sequence[Part], learners: Sequence[list[nn.Parameter]]
-    ) -> list[list[nn.Parameter]]:
-        """The parameters of those who have rows in a pass."""
-        named = list(self.model.adapters)
-        if any(part.adapter is None for part in parts):
-            return list(learners)
-        return [learners[named.index(part.adapter or "")] for part in parts]
-
-    def _backward(self, parts: Sequence[Part], trained: Sequence[list[nn.Parameter]]) -> None:
+    def _backward(self, parts: Sequence[Part]) -> None:
         self.recorder.enter(Phase("forward", None, self._pass))
         names = list(self.model.adapters)
         self.model.router.noise = dict.fromkeys(names, 0)
         loss, _ = self.forward.loss(parts)
         self.recorder.enter(Phase("backward", None, self._pass))
-        propagate(loss, self.model, trained)
+        owners = [self.model if p.adapter is None else self.model.adapter(p.adapter) for p in parts]
+        propagate(loss, self.model, [owner.parameters() for owner in owners])
 
     # --- what the recorder is told --------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graft.download import size_text
 from graft.training.memory import peak_memory_gib
 from graft.training.report import Callback
 
@@ -70,9 +71,9 @@ class Watch(Callback):
 
     def _compare(self, forecast: Forecast, seconds: float) -> None:
         peak = self.peak_bytes
-        measured = "" if peak is None else f", measured {_size(peak)}"
+        measured = "" if peak is None else f", measured {size_text(peak)}"
         self.loop.note(
-            f"memory: planned {_size(forecast.peak_bytes)}{measured}; a step: planned "
+            f"memory: planned {size_text(forecast.peak_bytes)}{measured}; a step: planned "
             f"{forecast.step_seconds:.3g} s ({forecast.low:.3g} to {forecast.high:.3g}), "
             f"measured {seconds:.3g} s"
         )
@@ -95,7 +96,3 @@ class Watch(Callback):
             "planned_step_seconds": None if forecast is None else forecast.step_seconds,
             "measured_step_seconds": self.loop.seconds / rounds if rounds else None,
         }
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -35,6 +35,7 @@ _EPSILONS = ("variance_epsilon", "eps", "epsilon")
 _GATED = ("gate_proj", "up_proj", "down_proj")
 # Of the numbers in a trial: small enough to tell an epsilon, large enough to meet a limit.
 _SCALES = (1e-3, 1.0, 100.0)
+_WIDTH = 8  # of a module in a trial
 _PLAIN = (int, float, str, tuple, list, type(None))
 
 Function = Callable[[Tensor], Tensor]
@@ -144,7 +145,8 @@ def _epsilon(module: nn.Module) -> Any:
 def _norm_of(module: nn.Module) -> Maker | None:
     weight: Any = module.weight
     trial: Any = copy.copy(module)
-    trial._parameters = {"weight": nn.Parameter(_random(8, like=weight), requires_grad=False)}
+    numbers = torch.randn(_WIDTH).to(weight.dtype)
+    trial._parameters = {"weight": nn.Parameter(numbers, requires_grad=False)}
 
     def make(rule: _Rule, norm: Any) -> Function:
         eps = _epsilon(norm)
@@ -156,7 +158,7 @@ def _norm_of(module: nn.Module) -> Maker | None:
 
         return forward
 
-    return _agreeing(trial, 8, weight.dtype, [functools.partial(make, rule) for rule in _RULES])
+    return _agreeing(trial, weight.dtype, [functools.partial(make, rule) for rule in _RULES])
 
 
 class _Norm(torch.autograd.Function):
@@ -216,12 +218,11 @@ def _is_gated(module: nn.Module) -> bool:
 
 
 def _gate_of(module: nn.Module) -> Maker | None:
-    gated: Any = module
-    dtype = gated.gate_proj.weight.dtype
-    dtype = dtype if dtype in _ROUNDING else torch.float32  # quantised
     trial: Any = copy.copy(module)
-    small = [nn.Linear(8, 6), nn.Linear(8, 6), nn.Linear(6, 8)]
-    small = [layer.to(dtype) for layer in small]
+    dtype = trial.gate_proj.weight.dtype
+    dtype = dtype if dtype in _ROUNDING else torch.float32  # quantised
+    sizes = [(_WIDTH, 6), (_WIDTH, 6), (6, _WIDTH)]
+    small = [nn.Linear(*size, dtype=dtype) for size in sizes]
     trial._modules = {**module._modules, **dict(zip(_GATED, small, strict=True))}
 
     def make(activation: _Activation, gated: Any) -> Function:
@@ -229,7 +230,7 @@ def _gate_of(module: nn.Module) -> Maker | None:
             _Gate.apply(gated.gate_proj(x), gated.up_proj(x), activation)
         )
 
-    return _agreeing(trial, 8, dtype, [functools.partial(make, act) for act in _ACTIVATIONS])
+    return _agreeing(trial, dtype, [functools.partial(make, act) for act in _ACTIVATIONS])
 
 
 class _Gate(torch.autograd.Function):
@@ -254,19 +255,16 @@ class _Gate(torch.autograd.Function):
 # --- the trial ----------------------------------------------------------------------------------
 
 
-def _agreeing(
-    trial: nn.Module, size: int, dtype: torch.dtype, makers: Sequence[Maker]
-) -> Maker | None:
+def _agreeing(trial: nn.Module, dtype: torch.dtype, makers: Sequence[Maker]) -> Maker | None:
     """The one of `makers` that computes what `trial` does, at each scale; None where none does.
 
     Args:
         trial: A module of random weights.
-        size: Of its input.
         dtype: Of its weights.
         makers: Of lean forwards.
     """
-    inputs = [(torch.randn(5, size) * scale).to(dtype) for scale in _SCALES]
-    grad = torch.randn(5, size).to(dtype)
+    inputs = [(torch.randn(5, _WIDTH) * scale).to(dtype) for scale in _SCALES]
+    grad = torch.randn(5, _WIDTH).to(dtype)
     own = functools.partial(type(trial).forward, trial)
     wanted = [_with_gradient(own, grad, x) for x in inputs]
 
@@ -277,10 +275,6 @@ def _agreeing(
     errors = [error(make) for make in makers]
     best = min(range(len(makers)), key=errors.__getitem__)
     return makers[best] if errors[best] <= _ROUNDING[dtype] else None
-
-
-def _random(*shape: int, like: Tensor) -> Tensor:
-    return torch.randn(shape).to(like.dtype)
 
 
 def _with_gradient(function: Function, grad: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

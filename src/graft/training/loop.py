@@ -345,8 +345,7 @@ class Loop:
 def _checkpointing(model: PeftModel, wanted: bool) -> Iterator[None]:
     """Compute activations again inside the block, where that is wanted."""
     base: Any = model.base_model
-    already = any(getattr(module, "gradient_checkpointing", False) for module in base.modules())
-    if already or not wanted:
+    if not wanted or base.is_activation_checkpointing:
         yield
         return
     model.activation_checkpointing_enable()
